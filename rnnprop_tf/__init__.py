@@ -1,0 +1,1 @@
+"""RNNprop, a learned optimizer for Keras."""

@@ -1,0 +1,169 @@
+"""The update rules, pure: RNNprop (Lv, Jiang, Li 2017) and DMoptimizer (Andrychowicz et al. 2016).
+
+A rule turns gradients into directions; the caller multiplies by the learning rate alpha and adds. The Keras
+classes and the meta-trainer call the same functions, on N flattened coordinates. For a training loop of
+your own:
+
+    state = rule.initial_state(network, coordinates=N)
+    for step in range(1, steps + 1):
+        direction, state = rule.update(network, state, gradient, step)
+        parameters += alpha * direction
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from keras import ops
+
+from rnnprop_tf import network as coordinatewise
+from rnnprop_tf.network import LSTMState, Network, Tensor
+
+
+class RuleState(NamedTuple):
+    """What a rule remembers of N coordinates."""
+
+    accumulators: tuple[Tensor, ...]
+    """Running means, each [N]; their names are the rule's `accumulator_names`."""
+    lstm: tuple[LSTMState, ...]
+    """One per LSTM layer, bottom first; each h and c is [H, N]."""
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """A coordinatewise learned update rule: gradients -> network inputs -> network -> direction.
+
+    A coordinate whose gradient is exactly zero sleeps for the step: its direction is zero and nothing of its
+    state changes. Otherwise the network's biases would move parameters that have no gradient (unused and
+    rare embedding rows, dead inputs). The paper's rule, which has no such case, differs only there.
+    """
+
+    accumulator_names: ClassVar[tuple[str, ...]]
+    inputs_size: ClassVar[int]
+
+    @abstractmethod
+    def inputs(
+        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The network's inputs [inputs_size, N] and the next accumulators.
+
+        Args:
+            accumulators: each [N].
+            gradient: [N].
+            step: scalar of the gradient's dtype, counting from 1.
+        """
+
+    @abstractmethod
+    def direction(self, output: Tensor) -> Tensor:
+        """The update in units of the learning rate, [N], from the network's output, [N]."""
+
+    def initial_state(self, network: Network, coordinates: int, dtype: str = "float32") -> RuleState:
+        """All zeros, for `coordinates` coordinates."""
+        units = coordinatewise.architecture_of(network).lstm
+        return RuleState(
+            accumulators=tuple(ops.zeros((coordinates,), dtype) for _ in self.accumulator_names),
+            lstm=coordinatewise.zero_state(units, coordinates, dtype),
+        )
+
+    def update(
+        self, network: Network, state: RuleState, gradient: Tensor, step: Tensor
+    ) -> tuple[Tensor, RuleState]:
+        """One step for N coordinates.
+
+        Args:
+            network: the learned weights, of the gradient's dtype.
+            state: from `initial_state` or the previous step.
+            gradient: [N].
+            step: the number of this step, counting from 1; a scalar of the gradient's dtype.
+
+        Returns:
+            The direction [N], to be multiplied by the learning rate and added to the parameters, and the
+            next state.
+        """
+        inputs, accumulators = self.inputs(state.accumulators, gradient, step)
+        awake = ops.not_equal(gradient, 0.0)
+        direction, lstm = self.respond(network, inputs, awake, state.lstm)
+        return direction, RuleState(keep_asleep(awake, accumulators, state.accumulators), lstm)
+
+    def respond(
+        self, network: Network, inputs: Tensor, awake: Tensor, lstm: tuple[LSTMState, ...]
+    ) -> tuple[Tensor, tuple[LSTMState, ...]]:
+        """The part of `update` that depends on the weights: direction [N] and the next LSTM state.
+
+        The replayed meta-gradient runs it again on recorded inputs.
+
+        Args:
+            network: the learned weights.
+            inputs: [inputs_size, N], from `inputs`.
+            awake: [N], boolean: false where the gradient is zero.
+            lstm: the state before the step.
+        """
+        output, next_lstm = coordinatewise.apply(network, inputs, lstm)
+        direction = ops.where(awake, self.direction(output), ops.zeros_like(output))
+        kept = tuple(LSTMState(*keep_asleep(awake, new, old)) for new, old in zip(next_lstm, lstm, strict=True))
+        return direction, kept
+
+
+def keep_asleep(awake: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """`new` where awake [N], else `old`; each is [..., N]."""
+    return tuple(ops.where(awake, n, o) for n, o in zip(new, old, strict=True))
+
+
+@dataclass(frozen=True)
+class RNNpropRule(Rule):
+    """RNNprop: the inputs are Adam's momentum and RMSprop's gradient, the direction is bounded.
+
+    m and v are Adam's running means (Table 1). The inputs are m~ = m^ / (sqrt(v^) + epsilon), Eq. (8), and
+    g~ = g / (sqrt(v^) + epsilon), Eq. (9), in this order; both are unchanged when the loss is multiplied by
+    a constant. The direction is tanh of the network's output, Eq. (7), in [-1, 1].
+    """
+
+    beta_1: float = 0.95
+    beta_2: float = 0.95
+    epsilon: float = 1e-8
+
+    accumulator_names: ClassVar[tuple[str, ...]] = ("m", "v")
+    inputs_size: ClassVar[int] = 2
+
+    def inputs(
+        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        m, v = accumulators
+        m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
+        v = self.beta_2 * v + (1.0 - self.beta_2) * gradient * gradient
+        m_hat = m / (1.0 - self.beta_1**step)
+        v_hat = v / (1.0 - self.beta_2**step)
+        denominator = ops.sqrt(v_hat) + self.epsilon
+        return ops.stack([m_hat / denominator, gradient / denominator]), (m, v)
+
+    def direction(self, output: Tensor) -> Tensor:
+        return ops.tanh(output)
+
+
+@dataclass(frozen=True)
+class DMRule(Rule):
+    """DMoptimizer, the baseline of Andrychowicz et al. 2016: the LSTM reads the gradient itself.
+
+    The inputs are [max(log|g|, -p) / p, clip(g e^p, -1, 1)], the form used in the paper's comparison: log
+    magnitude and sign for large gradients, magnitude itself for those below e^-p. The direction is the
+    network's output, unbounded.
+    """
+
+    p: float = 10.0
+
+    accumulator_names: ClassVar[tuple[str, ...]] = ()
+    inputs_size: ClassVar[int] = 2
+
+    def inputs(
+        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        # log 0 is minus infinity, which the lower bound -p takes up.
+        log_magnitude = ops.maximum(ops.log(ops.abs(gradient)), -self.p) / self.p
+        sign = ops.clip(gradient * math.exp(self.p), -1.0, 1.0)
+        return ops.stack([log_magnitude, sign]), accumulators
+
+    def direction(self, output: Tensor) -> Tensor:
+        return output
