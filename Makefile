@@ -1,0 +1,39 @@
+# Each command sets up .venv first, where that is missing or older than setup.py.
+#   make demo       meta-trains on scikit-learn's digits, then compares with Adam
+#   make test       the fast checks: lint, types, tests
+#   make test-slow  the tests that take minutes
+#   make lint       lint and types alone
+#   make clean      removes .venv and all caches
+# Another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(STAMP)
+	$(BIN)/python -m trainer.demo
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+$(STAMP): setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "Expected Python 3.11, 3.12 or 3.13, which TensorFlow 2.21 needs. Received $(PYTHON):" \
+	    "$$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[trainer,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	find rnnprop_tf trainer tests -name __pycache__ -prune -exec rm -rf {} +
