@@ -32,6 +32,15 @@ class RuleState(NamedTuple):
     """One per LSTM layer, bottom first; each h and c is [H, N]."""
 
 
+class Observation(NamedTuple):
+    """What the network sees of N coordinates in one step."""
+
+    inputs: Tensor
+    """[I, N]"""
+    awake: Tensor
+    """[N], boolean: false where the gradient is zero."""
+
+
 @dataclass(frozen=True)
 class Rule(ABC):
     """A coordinatewise learned update rule: gradients -> network inputs -> network -> direction.
@@ -83,31 +92,34 @@ class Rule(ABC):
             The direction [N], to be multiplied by the learning rate and added to the parameters, and the
             next state.
         """
-        inputs, accumulators = self.inputs(state.accumulators, gradient, step)
+        observation, accumulators = self.observe(state.accumulators, gradient, step)
+        direction, lstm = self.respond(network, observation, state.lstm)
+        return direction, RuleState(accumulators, lstm)
+
+    def observe(
+        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
+    ) -> tuple[Observation, tuple[Tensor, ...]]:
+        """The part of `update` that knows no weights: what the network sees, and the next accumulators."""
+        inputs, next_accumulators = self.inputs(accumulators, gradient, step)
         awake = ops.not_equal(gradient, 0.0)
-        direction, lstm = self.respond(network, inputs, awake, state.lstm)
-        return direction, RuleState(keep_asleep(awake, accumulators, state.accumulators), lstm)
+        return Observation(inputs, awake), _keep_asleep(awake, next_accumulators, accumulators)
 
     def respond(
-        self, network: Network, inputs: Tensor, awake: Tensor, lstm: tuple[LSTMState, ...]
+        self, network: Network, observation: Observation, lstm: tuple[LSTMState, ...]
     ) -> tuple[Tensor, tuple[LSTMState, ...]]:
-        """The part of `update` that depends on the weights: direction [N] and the next LSTM state.
+        """The part of `update` that the weights decide: direction [N] and the next LSTM state.
 
-        The replayed meta-gradient runs it again on recorded inputs.
-
-        Args:
-            network: the learned weights.
-            inputs: [inputs_size, N], from `inputs`.
-            awake: [N], boolean: false where the gradient is zero.
-            lstm: the state before the step.
+        The replayed meta-gradient runs it again on recorded observations.
         """
-        output, next_lstm = coordinatewise.apply(network, inputs, lstm)
+        awake = observation.awake
+        output, next_lstm = coordinatewise.apply(network, observation.inputs, lstm)
         direction = ops.where(awake, self.direction(output), ops.zeros_like(output))
-        kept = tuple(LSTMState(*keep_asleep(awake, new, old)) for new, old in zip(next_lstm, lstm, strict=True))
-        return direction, kept
+        return direction, tuple(
+            LSTMState(*_keep_asleep(awake, new, old)) for new, old in zip(next_lstm, lstm, strict=True)
+        )
 
 
-def keep_asleep(awake: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _keep_asleep(awake: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """`new` where awake [N], else `old`; each is [..., N]."""
     return tuple(ops.where(awake, n, o) for n, o in zip(new, old, strict=True))
 

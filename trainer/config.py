@@ -1,0 +1,128 @@
+"""What a meta-training run is: one frozen dataclass, and the named presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.meta_gradient import Objective
+from trainer.problems import catalog
+
+RULES = ("rnnprop", "dm")
+
+
+def _setting(default: Any, help: str) -> Any:
+    """A field whose help is also its command-line flag's."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaTrainConfig:
+    """A meta-training run. The defaults are the paper's for RNNprop (sections 4 and 5)."""
+
+    rule: str = _setting("rnnprop", "update rule: rnnprop or dm (Andrychowicz et al. 2016)")
+    task: str = _setting("mnist-nn-sigmoid-100", "optimizee, a name of trainer.problems.catalog")
+    scaling: float = _setting(3.0, "Random Scaling's log-range L for f (section 4.1); 0 for none")
+    convex_dimension: int = _setting(20, "n of the convex function g (section 4.2); 0 for none")
+    convex_scaling: float = _setting(1.0, "Random Scaling's log-range L for g; 0 for none")
+    tasks: int = _setting(1, "episodes per outer update, side by side")
+    alpha: float = _setting(0.1, "learning rate of the rule, the bound on one step, Eq. (7)")
+    steps: int = _setting(100, "steps an episode; a multiple of the period")
+    period: int = _setting(20, "steps between two outer updates, T of truncated BPTT")
+    loss_weights: str = _setting("last", "the outer loss: last (w_T = 1) or mean (w_t = 1 for all)")
+    log_loss: bool = _setting(False, "take the logarithm of the losses")
+    last_batches: int = _setting(1, "batches over which the last loss of a period is taken")
+    sample: float = _setting(
+        0.1, "share of the coordinates that the backward pass replays, in (0, 1]; 1 is exact, each once"
+    )
+    plain_tape: bool = _setting(
+        False, "one tape over the whole unroll, the slow reference, in place of the replay"
+    )
+    iterations: int = _setting(15_000, "episodes to train for")
+    learning_rate: float = _setting(1e-4, "learning rate of the outer Adam")
+    cosine_decay: bool = _setting(False, "let the outer learning rate fall to 0 over the run along a cosine")
+    clipnorm: float = _setting(0.0, "bound on the meta-gradient's global norm; 0 for none")
+    select: str = _setting(
+        "train",
+        "what makes the best checkpoint: train (lowest moving-average loss) or validation (a plain task)",
+    )
+    checkpoint_every: int = _setting(1_000, "iterations between two checkpoints")
+    seed: int = _setting(0, "of the initial weights, the episodes and the data order")
+
+    def __post_init__(self) -> None:
+        catalog.task(self.task)
+        self._expect(self.rule in RULES, "rule", f"one of {', '.join(RULES)}")
+        self._expect(self.select in ("train", "validation"), "select", "train or validation")
+        self._expect(self.loss_weights in ("last", "mean"), "loss_weights", "last or mean")
+        for name in ("tasks", "steps", "period", "last_batches", "iterations", "checkpoint_every"):
+            self._expect(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm", "seed"):
+            self._expect(getattr(self, name) >= 0, name, "0 or more")
+        for name in ("alpha", "learning_rate"):
+            self._expect(0 < getattr(self, name) < float("inf"), name, "a positive number")
+        self._expect(0 < self.sample <= 1, "sample", "a share above 0, up to 1")
+        self._expect(self.steps % self.period == 0, "steps", f"a multiple of the period, {self.period}")
+
+    def _expect(self, holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}: expected {expected}. Received: {getattr(self, name)!r}")
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(
+            steps=self.period, weights=self.loss_weights, log=self.log_loss, last_batches=self.last_batches
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+PAPER_RNNPROP = MetaTrainConfig()
+PAPER_DM = MetaTrainConfig(
+    rule="dm", scaling=0.0, convex_dimension=0, loss_weights="mean", iterations=5_000, select="validation"
+)
+
+PRESETS: dict[str, MetaTrainConfig] = {
+    # The paper's recipe to the letter.
+    "paper-rnnprop": PAPER_RNNPROP,
+    "paper-rnnprop-no-scaling": dataclasses.replace(
+        PAPER_RNNPROP, scaling=0.0, convex_scaling=0.0, iterations=5_000
+    ),
+    "paper-rnnprop-no-convex": dataclasses.replace(PAPER_RNNPROP, convex_dimension=0),
+    "paper-dm": PAPER_DM,
+    "paper-dm-tricks": dataclasses.replace(PAPER_DM, scaling=3.0, convex_dimension=20),
+    # The paper's problem and loss; a faster outer optimizer, so that an hour on one core is enough.
+    "quick-rnnprop": dataclasses.replace(
+        PAPER_RNNPROP,
+        iterations=2_000,
+        learning_rate=1e-3,
+        cosine_decay=True,
+        clipnorm=1.0,
+        last_batches=4,
+        checkpoint_every=250,
+    ),
+    # What `make demo` does in two minutes.
+    "demo": dataclasses.replace(
+        PAPER_RNNPROP,
+        task="digits-nn-sigmoid-100",
+        iterations=300,
+        learning_rate=1e-3,
+        cosine_decay=True,
+        clipnorm=1.0,
+        last_batches=4,
+        sample=0.5,
+        checkpoint_every=50,
+    ),
+}
+
+
+def preset(name: str) -> MetaTrainConfig:
+    """The preset of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"No preset named {name!r}. Expected one of {', '.join(PRESETS)}.")
+    return PRESETS[name]

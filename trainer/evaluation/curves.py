@@ -1,0 +1,152 @@
+"""Optimization runs as the paper judges them: a loss curve and a final loss, for a given seed.
+
+A seed fixes the starting point and the order of the data, the same for every optimizer, so that runs of two
+optimizers with the same seed can be compared as a pair.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rnnprop_tf.network import Network
+from rnnprop_tf.rule import Rule
+from trainer.problems.base import Problem
+from trainer.unroll import loss_and_gradient, start, unroll
+
+CHUNK = 100
+"""Steps a compiled call: what bounds the memory of long runs."""
+
+
+class Run(NamedTuple):
+    """One optimizee, optimized once."""
+
+    curve: np.ndarray
+    """[steps], the loss of each step's batch before the step."""
+    final_loss: float
+    """The mean loss of the final parameters over all the batches met (section 5, Figure 3)."""
+
+
+class Runner(ABC):
+    """Runs one optimizer on one problem; compiled at the first run, cheap to call again."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._draw = tf.function(problem.draw, autograph=False)
+        self._batches = tf.function(problem.batches, autograph=False)
+        self._losses = tf.function(self._losses_at, jit_compile=True, autograph=False)
+
+    def run(self, steps: int, seed: int) -> Run:
+        """Optimizes for `steps` steps from the start that `seed` draws."""
+        start_seed, data_seed = tf.unstack(tf.random.split(tf.constant([seed, 0x45564C], tf.int32)))
+        params, constants = self._draw(start_seed)
+        curve = []
+        progress = self._start(params)
+        for batches, count in self._chunks(data_seed, steps):
+            progress, losses = self._advance(progress, constants, batches, count)
+            curve.append(losses)
+        params = self._params(progress)
+        final = [self._losses(params, constants, b, n) for b, n in self._chunks(data_seed, steps)]
+        return Run(np.concatenate(curve), float(np.mean(np.concatenate(final), dtype=np.float64)))
+
+    @abstractmethod
+    def _start(self, params: tf.Tensor) -> Any:
+        """The optimizer's progress before the first step."""
+
+    @abstractmethod
+    def _advance(self, progress: Any, constants: Any, batches: Any, count: int) -> tuple[Any, tf.Tensor]:
+        """`count` steps further, and their losses [count]."""
+
+    @abstractmethod
+    def _params(self, progress: Any) -> tf.Tensor:
+        """The parameters reached, [N]."""
+
+    def _chunks(self, seed: tf.Tensor, steps: int) -> Iterator[tuple[Any, int]]:
+        for first in range(0, steps, CHUNK):
+            count = min(CHUNK, steps - first)
+            yield self._batches(seed, tf.constant(first, tf.int64), count), count
+
+    def _losses_at(self, params: tf.Tensor, constants: Any, batches: Any, count: int) -> tf.Tensor:
+        def body(t: tf.Tensor, losses: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            batch = tf.nest.map_structure(lambda b: b[t], batches)
+            return t + 1, losses.write(t, self._problem.loss(params, constants, batch))
+
+        losses = tf.TensorArray(tf.float32, count, element_shape=[])
+        _, losses = tf.while_loop(
+            lambda t, _: t < count, body, (tf.constant(0), losses), maximum_iterations=count
+        )
+        return losses.stack()
+
+
+class LearnedRunner(Runner):
+    """A learned rule, run by the same unroll that meta-training uses."""
+
+    def __init__(self, problem: Problem, rule: Rule, network: Network, alpha: float) -> None:
+        super().__init__(problem)
+        self._rule = rule
+        self.network = tf.nest.map_structure(tf.convert_to_tensor, network)
+        self._alpha = alpha
+        self._steps = tf.function(self._unroll, jit_compile=True, autograph=False)
+
+    def _start(self, params: tf.Tensor) -> Any:
+        return start(self._rule, self.network, params)
+
+    def _advance(self, progress: Any, constants: Any, batches: Any, count: int) -> tuple[Any, tf.Tensor]:
+        return self._steps(self.network, progress, constants, batches, count)
+
+    def _params(self, progress: Any) -> tf.Tensor:
+        return progress.params
+
+    def _unroll(self, network: Network, carry: Any, constants: Any, batches: Any, count: int) -> Any:
+        carry, met = unroll(self._problem, self._rule, network, self._alpha, carry, constants, batches, count)
+        return carry, met.losses
+
+
+class KerasRunner(Runner):
+    """One of Keras's own optimizers, at any learning rate."""
+
+    def __init__(self, problem: Problem, optimizer: keras.optimizers.Optimizer) -> None:
+        super().__init__(problem)
+        self._optimizer = optimizer
+        self._variable = tf.Variable(tf.zeros([problem.size]))
+        optimizer.build([self._variable])
+        self._initial = [tf.convert_to_tensor(v.value) for v in optimizer.variables]
+        self._steps = tf.function(self._loop, jit_compile=True, autograph=False)
+
+    def tune(self, learning_rate: float) -> None:
+        """The learning rate of the runs to come."""
+        self._initial[self._learning_rate_index()] = tf.constant(learning_rate, tf.float32)
+
+    def _learning_rate_index(self) -> int:
+        paths = [v.path for v in self._optimizer.variables]
+        return next(k for k, path in enumerate(paths) if path.endswith("learning_rate"))
+
+    def _start(self, params: tf.Tensor) -> Any:
+        self._variable.assign(params)
+        for variable, value in zip(self._optimizer.variables, self._initial, strict=True):
+            variable.assign(value)
+        return None
+
+    def _advance(self, progress: Any, constants: Any, batches: Any, count: int) -> tuple[Any, tf.Tensor]:
+        return None, self._steps(constants, batches, count)
+
+    def _params(self, progress: Any) -> tf.Tensor:
+        return self._variable.read_value()
+
+    def _loop(self, constants: Any, batches: Any, count: int) -> tf.Tensor:
+        def body(t: tf.Tensor, losses: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            batch = tf.nest.map_structure(lambda b: b[t], batches)
+            loss, gradient = loss_and_gradient(self._problem, self._variable.read_value(), constants, batch)
+            self._optimizer.apply([gradient], [self._variable])
+            return t + 1, losses.write(t, loss)
+
+        losses = tf.TensorArray(tf.float32, count, element_shape=[])
+        _, losses = tf.while_loop(
+            lambda t, _: t < count, body, (tf.constant(0), losses), maximum_iterations=count
+        )
+        return losses.stack()

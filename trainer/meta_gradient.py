@@ -1,0 +1,245 @@
+"""The gradient of what an unroll achieved, by the weights of the rule: truncated BPTT over one period.
+
+The network's inputs are constants (no second derivatives), so the meta-gradient is a sum over coordinates i and
+steps t of the period,
+
+    sum over i, t of lambda[t, i] * alpha * d direction[t, i] / d weights,
+    lambda[t] = sum over s > t of w_s * gradient of f at theta_s,
+
+and the derivative within runs through coordinate i's own LSTM state alone. So `replayed` first makes the period's
+steps with no tape at all, recording what the network saw, and then goes back through a sample of the
+coordinates as through a batch of sequences. `taped` is the same quantity by one tape over the whole unroll:
+slow, plain, and the truth that the tests compare with.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from rnnprop_tf.network import LSTMState, Network
+from rnnprop_tf.rule import Observation, Rule
+from trainer.problems.base import Problem
+from trainer.unroll import Carry, Trajectory, loss_and_gradient, unroll
+
+_compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
+"""The forward and the backward loop are XLA programs each; the search between them is slow in XLA."""
+
+SAMPLING_FLOOR = 0.1
+"""Part of the sampling probability that is spread evenly over all coordinates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a period of T steps is trained to make small, a function of f(theta_1) ... f(theta_T)."""
+
+    steps: int
+    """T, the period's length."""
+    weights: str = "last"
+    """"last": f(theta_T), the paper's for RNNprop; "mean": the mean over all, the paper's for DMoptimizer.
+
+    The 1/T in front of the last loss (section 5) is left out: it only matters to clipping."""
+    log: bool = False
+    """The logarithm of each loss in place of the loss, so that progress late in a run counts as much."""
+    last_batches: int = 1
+    """How many batches the loss at theta_T is the mean of; more make the meta-gradient less noisy."""
+
+    def __post_init__(self) -> None:
+        if self.weights not in ("last", "mean"):
+            raise ValueError(f"Expected the loss weights 'last' or 'mean'. Received: {self.weights!r}")
+        if self.steps < 1 or self.last_batches < 1:
+            raise ValueError(
+                f"Expected a period of at least 1 step and 1 last batch. Received: {self.steps}, {self.last_batches}"
+            )
+
+    @property
+    def batches(self) -> int:
+        """How many batches a period needs."""
+        return self.steps + self.last_batches
+
+
+class Period(NamedTuple):
+    """What one period gave."""
+
+    carry: Carry
+    """After the last step."""
+    objective: tf.Tensor
+    """Scalar, mean over tasks."""
+    gradient: Network
+    """Of the objective, by the rule's weights."""
+    losses: tf.Tensor
+    """[T + 1] or [T + 1, tasks]: f(theta_0) ... f(theta_T)."""
+
+
+def taped(
+    problem: Problem,
+    rule: Rule,
+    network: Network,
+    alpha: float,
+    objective: Objective,
+    carry: Carry,
+    constants: Any,
+    batches: Any,
+) -> Period:
+    """The meta-gradient by a tape over the unroll, the reference.
+
+    Args:
+        problem: the optimizee.
+        rule: how gradients become directions.
+        network: the rule's weights.
+        alpha: the learning rate.
+        objective: what is to become small.
+        carry: what the period starts from; a constant, which is what truncates.
+        constants: the episode's, from the problem's draw.
+        batches: `objective.batches` of the problem's.
+    """
+    losses = []
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(network)
+        for t in range(objective.steps):
+            loss, gradient = loss_and_gradient(problem, carry.params, constants, _batch(batches, t))
+            losses.append(loss)
+            direction, state = rule.update(network, carry.state, tf.stop_gradient(gradient), carry.step + 1.0)
+            carry = Carry(carry.params + alpha * direction, state, carry.step + 1.0)
+        last, _ = _last_loss_and_gradient(problem, objective, carry.params, constants, batches)
+        losses.append(last)
+        value = _value(objective, tf.stack(losses))
+    return Period(carry, value, tape.gradient(value, network), tf.stack(losses))
+
+
+def replayed(
+    problem: Problem,
+    rule: Rule,
+    network: Network,
+    alpha: float,
+    objective: Objective,
+    carry: Carry,
+    constants: Any,
+    batches: Any,
+    sample: int | None,
+    seed: tf.Tensor,
+) -> Period:
+    """The meta-gradient by replaying what the network saw, exact or on a sample of coordinates.
+
+    Args:
+        problem: the optimizee.
+        rule: how gradients become directions.
+        network: the rule's weights.
+        alpha: the learning rate.
+        objective: what is to become small.
+        carry: what the period starts from.
+        constants: the episode's, from the problem's draw.
+        batches: `objective.batches` of the problem's.
+        sample: K, how many coordinates are replayed, drawn with replacement so that the result is unbiased; None
+            replays each of the N once, which is exact.
+        seed: [2], for the draw.
+    """
+    first_lstm = carry.state.lstm
+
+    @_compiled
+    def forward(network: Network, carry: Carry, constants: Any, batches: Any) -> tuple[Any, ...]:
+        carry, met = unroll(
+            problem, rule, network, alpha, carry, constants, batches, objective.steps, record=True
+        )
+        return carry, met, *_last_loss_and_gradient(problem, objective, carry.params, constants, batches)
+
+    carry, met, last_loss, last_gradient = forward(network, carry, constants, batches)
+    losses = tf.concat([met.losses, last_loss[None]], axis=0)
+    sensitivity = alpha * _later_gradients(problem, objective, met, last_loss, last_gradient)
+    observations = met.observations
+    if sample is not None:
+        chosen, weight = _sample(tf.where(observations.awake, sensitivity, 0.0), sample, seed)
+        sensitivity = tf.gather(sensitivity, chosen, axis=-1) * weight
+        observations = Observation(*(tf.gather(o, chosen, axis=-1) for o in observations))
+        first_lstm = tuple(LSTMState(*(tf.gather(s, chosen, axis=-1) for s in state)) for state in first_lstm)
+
+    @_compiled
+    def backward(network: Network, *sequences: Any) -> Network:
+        return _replay(rule, network, *sequences, objective.steps)
+
+    gradient = backward(network, observations, first_lstm, sensitivity)
+    return Period(carry, _value(objective, losses), gradient, losses)
+
+
+def _replay(
+    rule: Rule,
+    network: Network,
+    observations: Observation,
+    lstm: tuple[LSTMState, ...],
+    sensitivity: tf.Tensor,
+    steps: int,
+) -> Network:
+    """The gradient of the sum of sensitivity [T, K] times direction [T, K], by the weights."""
+
+    def body(t: tf.Tensor, lstm: Any, total: tf.Tensor) -> tuple[Any, ...]:
+        seen = Observation(observations.inputs[t], observations.awake[t])
+        direction, lstm = rule.respond(network, seen, lstm)
+        return t + 1, lstm, total + tf.reduce_sum(sensitivity[t] * direction)
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(network)
+        start = (tf.constant(0), lstm, tf.zeros([], sensitivity.dtype))
+        _, _, total = tf.while_loop(lambda t, *_: t < steps, body, start, maximum_iterations=steps)
+    return tape.gradient(total, network)
+
+
+def _later_gradients(
+    problem: Problem, objective: Objective, met: Trajectory, last_loss: tf.Tensor, last_gradient: tf.Tensor
+) -> tf.Tensor:
+    """lambda [T, N]: how the objective changes with the parameters that step t produces."""
+    last = _slope(problem, objective, last_loss) * last_gradient / problem.tasks
+    if objective.weights == "last":
+        return tf.repeat(last[None], objective.steps, axis=0)
+    slopes = _slope(problem, objective, met.losses[1:])
+    earlier = slopes * met.gradients[1:] / problem.tasks
+    return tf.cumsum(tf.concat([earlier, last[None]], 0), reverse=True) / objective.steps
+
+
+def _slope(problem: Problem, objective: Objective, losses: tf.Tensor) -> tf.Tensor:
+    """The objective's derivative by each loss [...(, tasks)], at that task's coordinates [..., N]."""
+    slope = 1.0 / losses if objective.log else tf.ones_like(losses)
+    if problem.tasks == 1:
+        slope = slope[..., None]
+    return tf.repeat(slope, problem.size // problem.tasks, axis=-1)
+
+
+def _value(objective: Objective, losses: tf.Tensor) -> tf.Tensor:
+    """The objective from f(theta_0) ... f(theta_T), mean over tasks."""
+    later = losses[-1:] if objective.weights == "last" else losses[1:]
+    return tf.reduce_mean(tf.math.log(later) if objective.log else later)
+
+
+def _last_loss_and_gradient(
+    problem: Problem, objective: Objective, params: tf.Tensor, constants: Any, batches: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss at theta_T, mean over the batches that follow the period's steps, and its gradient."""
+    each = [
+        loss_and_gradient(problem, params, constants, _batch(batches, objective.steps + k))
+        for k in range(objective.last_batches)
+    ]
+    losses, gradients = zip(*each, strict=True)
+    return tf.add_n(losses) / len(each), tf.add_n(gradients) / len(each)
+
+
+def _batch(batches: Any, index: int) -> Any:
+    return tf.nest.map_structure(lambda b: b[index], batches)
+
+
+def _sample(sensitivity: tf.Tensor, count: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Coordinates to replay, [K], and their weights, [K].
+
+    Systematic sampling: coordinate i is drawn K p_i times on average and each time weighs 1 / (K p_i). p_i
+    follows the norm over time of the coordinate's sensitivities [T, N], for low variance; where all of them
+    are zero the coordinate contributes nothing and is never drawn.
+    """
+    norm = tf.norm(sensitivity, axis=0)
+    density = tf.where(norm > 0, norm + SAMPLING_FLOOR * tf.reduce_mean(norm), 0.0)
+    cumulative = tf.cumsum(density)
+    offset = tf.random.stateless_uniform([], seed, dtype=density.dtype)
+    grid = (tf.range(count, dtype=density.dtype) + offset) * (cumulative[-1] / count)
+    chosen = tf.minimum(tf.searchsorted(cumulative, grid, side="right"), density.shape[0] - 1)
+    drawn = tf.gather(density, chosen)
+    return chosen, tf.math.divide_no_nan(cumulative[-1], count * drawn)

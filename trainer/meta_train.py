@@ -1,0 +1,230 @@
+"""Meta-training: the outer loop that makes a rule's weights (section 5)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from rnnprop_tf import network as coordinatewise
+from rnnprop_tf.network import Architecture, Network
+from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
+from trainer import checkpoint, meta_gradient, unroll
+from trainer.checkpoint import Checkpoint
+from trainer.config import MetaTrainConfig
+from trainer.evaluation import curves
+from trainer.problems import catalog
+from trainer.problems.base import Problem
+from trainer.problems.convex import Convex
+from trainer.problems.tricks import Combination, RandomScaling, Tasks
+
+AVERAGED_ITERATIONS = 100
+AVERAGE_DECAY = 0.9
+"""The train loss is averaged over 100 iterations, and these means with decay 0.9: about the past 1,000."""
+VALIDATION_SEEDS = range(1_000_000, 1_000_010)
+SUMMARY_EVERY = 10
+
+
+def rule_of(config: MetaTrainConfig) -> tuple[Rule, Architecture]:
+    """The rule and the sizes of its network."""
+    if config.rule == "dm":
+        return DMRule(), Architecture(preprocess=())
+    return RNNpropRule(), Architecture()
+
+
+def problem_of(config: MetaTrainConfig, data_dir: str | None) -> Problem:
+    """The optimizee with the tricks that the config asks for."""
+    problem = _scaled(catalog.task(config.task).build(data_dir), config.scaling)
+    if config.convex_dimension:
+        convex = _scaled(Convex(config.convex_dimension), config.convex_scaling)
+        problem = Combination(problem, convex)
+    return Tasks(problem, config.tasks) if config.tasks > 1 else problem
+
+
+def _scaled(problem: Problem, log_range: float) -> Problem:
+    return RandomScaling(problem, log_range) if log_range else problem
+
+
+class MetaTrainer:
+    """The state of a run and its compiled steps.
+
+    Everything random is drawn from the config's seed and the iteration, so that the state between two iterations is
+    the weights, the outer optimizer's variables and a few numbers.
+    """
+
+    def __init__(self, config: MetaTrainConfig, data_dir: str | None = None) -> None:
+        self.config = config
+        self.rule, self.architecture = rule_of(config)
+        self.problem = problem_of(config, data_dir)
+        self.iteration = 0
+        self.skipped_updates = 0
+        self.block_losses: list[float] = []
+        self.average_loss: float | None = None
+        initial = coordinatewise.initial_weights(self.architecture, config.seed)
+        self.network: Network = tf.nest.map_structure(tf.Variable, initial)
+        self._weights = tf.nest.flatten(self.network)
+        self._outer = _outer_optimizer(config)
+        self._outer.build(self._weights)
+        self._seed = tf.constant([config.seed, 0x524E4E], tf.int32)
+        self._data_dir = data_dir
+        self._validation: curves.LearnedRunner | None = None
+        self._begin = tf.function(self._begin_episode, autograph=False)
+        self._train = tf.function(self._train_period, autograph=False)
+
+    def weights(self) -> Network:
+        """The weights as NumPy arrays."""
+        return tf.nest.map_structure(lambda w: w.numpy(), self.network)
+
+    def train_episode(self) -> float:
+        """One iteration: an episode with one outer update a period. Returns its mean objective."""
+        iteration = tf.constant(self.iteration)
+        carry, constants = self._begin(iteration)
+        objectives = []
+        for period in range(self.config.steps // self.config.period):
+            carry, objective, finite = self._train(iteration, tf.constant(period), carry, constants)
+            objectives.append(float(objective))
+            self.skipped_updates += not bool(finite)
+        self.iteration += 1
+        loss = float(np.mean(objectives))
+        self._average(loss)
+        return loss
+
+    def _begin_episode(self, iteration: tf.Tensor) -> tuple[unroll.Carry, Any]:
+        draw = self.problem.draw(tf.random.fold_in(self._seed, iteration))
+        return unroll.start(self.rule, self.network, draw.params), draw.constants
+
+    def _train_period(
+        self, iteration: tf.Tensor, period: tf.Tensor, carry: unroll.Carry, constants: Any
+    ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
+        config = self.config
+        first = tf.cast(iteration, tf.int64) * config.steps + tf.cast(period, tf.int64) * config.period
+        batches = self.problem.batches(self._seed, first, config.objective.batches)
+        network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
+        common = (self.problem, self.rule, network, config.alpha, config.objective, carry, constants, batches)
+        if config.plain_tape:
+            result = meta_gradient.taped(*common)
+        else:
+            sample = None if config.sample == 1 else math.ceil(config.sample * self.problem.size)
+            seed = tf.random.fold_in(tf.random.fold_in(self._seed, iteration), period + 1)
+            result = meta_gradient.replayed(*common, sample, seed)
+        gradients = tf.nest.flatten(result.gradient)
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+
+        def update() -> tf.Tensor:
+            self._outer.apply(gradients, self._weights)
+            return finite
+
+        tf.cond(finite, update, lambda: finite)
+        return result.carry, result.objective, finite
+
+    def _average(self, loss: float) -> None:
+        self.block_losses.append(loss)
+        if len(self.block_losses) == AVERAGED_ITERATIONS:
+            mean = float(np.mean(self.block_losses))
+            if self.average_loss is not None:
+                mean = AVERAGE_DECAY * self.average_loss + (1 - AVERAGE_DECAY) * mean
+            self.average_loss = mean
+            self.block_losses = []
+
+    def validation_loss(self) -> float:
+        """The mean final loss on the task itself, without tricks, from starts that nothing else uses."""
+        if self._validation is None:
+            problem = catalog.task(self.config.task).build(self._data_dir)
+            self._validation = curves.LearnedRunner(problem, self.rule, self.weights(), self.config.alpha)
+        self._validation.network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
+        runs = (self._validation.run(self.config.steps, seed) for seed in VALIDATION_SEEDS)
+        return float(np.mean([run.final_loss for run in runs]))
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that the rest of the run depends on."""
+        weights = coordinatewise.to_tensors(self.weights())
+        tensors = {f"network.{name}": value for name, value in weights.items()}
+        tensors |= {f"outer.{k}": np.asarray(v) for k, v in enumerate(self._outer.variables)}
+        record = {
+            "iteration": self.iteration,
+            "average_loss": self.average_loss,
+            "block_losses": self.block_losses,
+            "skipped_updates": self.skipped_updates,
+            "config": self.config.as_dict(),
+        }
+        return Checkpoint(tensors, record)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Goes on from a checkpoint of the same config.
+
+        Raises:
+            ValueError: the config is another one.
+        """
+        ours, theirs = self.config.as_dict(), saved.record["config"]
+        if differing := [name for name in ours if ours[name] != theirs.get(name)]:
+            raise ValueError(
+                "The run to be resumed was started with another config: "
+                + "; ".join(f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in differing)
+                + ". Give the same settings, or another folder for a new run."
+            )
+        for name, variable in coordinatewise.to_tensors(self.network).items():
+            variable.assign(saved.tensors[f"network.{name}"])
+        for k, variable in enumerate(self._outer.variables):
+            variable.assign(saved.tensors[f"outer.{k}"])
+        self.iteration = saved.record["iteration"]
+        self.average_loss = saved.record["average_loss"]
+        self.block_losses = list(saved.record["block_losses"])
+        self.skipped_updates = saved.record["skipped_updates"]
+
+
+def _outer_optimizer(config: MetaTrainConfig) -> keras.optimizers.Optimizer:
+    rate: Any = config.learning_rate
+    if config.cosine_decay:
+        updates = config.iterations * (config.steps // config.period)
+        rate = keras.optimizers.schedules.CosineDecay(rate, updates)
+    return keras.optimizers.Adam(rate, global_clipnorm=config.clipnorm or None)
+
+
+def train(config: MetaTrainConfig, folder: str, data_dir: str | None = None, resume: bool = False) -> None:
+    """Meta-trains to the config's last iteration, writing checkpoints and summaries into the folder.
+
+    Args:
+        config: the run.
+        folder: of the run; any path that `tf.io.gfile` opens.
+        data_dir: TFDS's folder, its default where None.
+        resume: go on from the folder's last checkpoint, bit for bit as if never stopped on the same machine.
+
+    Raises:
+        ValueError: the folder holds a run already and `resume` is not set, or its config is another one.
+    """
+    saved = checkpoint.iterations(folder)
+    if saved and not resume:
+        raise ValueError(f"{folder} holds a run already. Resume it with --resume, or name another --run_dir.")
+    trainer = MetaTrainer(config, data_dir)
+    if saved:
+        trainer.restore(checkpoint.load(checkpoint.path_of(folder, saved[-1])))
+    writer = tf.summary.create_file_writer(folder)
+    with (
+        writer.as_default(),
+        tqdm(total=config.iterations, initial=trainer.iteration, unit="episode", dynamic_ncols=True) as bar,
+    ):
+        while trainer.iteration < config.iterations:
+            loss = trainer.train_episode()
+            bar.update()
+            if trainer.iteration % SUMMARY_EVERY == 0:
+                bar.set_postfix(
+                    loss=f"{loss:.3f}", average=trainer.average_loss, skipped=trainer.skipped_updates
+                )
+                tf.summary.scalar("loss", loss, trainer.iteration)
+                tf.summary.scalar("skipped_updates", trainer.skipped_updates, trainer.iteration)
+                if trainer.average_loss is not None:
+                    tf.summary.scalar("average_loss", trainer.average_loss, trainer.iteration)
+            if trainer.iteration % config.checkpoint_every == 0 or trainer.iteration == config.iterations:
+                _save(trainer, folder)
+
+
+def _save(trainer: MetaTrainer, folder: str) -> None:
+    tensors, record = trainer.checkpoint()
+    if trainer.config.select == "validation":
+        record["validation_loss"] = trainer.validation_loss()
+        tf.summary.scalar("validation_loss", record["validation_loss"], trainer.iteration)
+    checkpoint.save(folder, Checkpoint(tensors, record))

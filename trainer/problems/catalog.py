@@ -1,0 +1,77 @@
+"""The paper's tasks under the names of its code, and the problems made for meta-training here.
+
+A name such as `mnist-nn-l2-sigmoid-100` says data, network, variation and steps. `DATA_SETS` in
+`trainer.datasets` says where the images come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainer import datasets
+from trainer.problems.base import Problem
+from trainer.problems.cnn import CNN
+from trainer.problems.lstm import SineLSTM
+from trainer.problems.mlp import MLP
+
+
+@dataclass(frozen=True)
+class Task:
+    """An optimizee and how long it is optimized."""
+
+    build: Callable[[str | None], Problem]
+    """Makes the problem; its argument is the data folder, None for TFDS's default."""
+    steps: int
+    """Length of a run, in optimizer steps."""
+
+
+def _mlp(dataset: str, pool: int = 1, hidden: tuple[int, ...] = (20,), activation: str = "sigmoid"):  # noqa: ANN202
+    def build(data_dir: str | None) -> Problem:
+        images = datasets.load(dataset, data_dir=data_dir)
+        return MLP(datasets.pooled(images, pool) if pool > 1 else images, hidden, activation)
+
+    return build
+
+
+def _cnn(dataset: str, structure: str) -> Callable[[str | None], Problem]:
+    return lambda data_dir: CNN(datasets.load(dataset, data_dir=data_dir), structure)
+
+
+def _sine(**settings: float) -> Callable[[str | None], Problem]:
+    return lambda _: SineLSTM(**settings)
+
+
+PAPER_TASKS: dict[str, Task] = {
+    **{f"mnist-nn-sigmoid-{steps}": Task(_mlp("mnist"), steps) for steps in (100, 2_000, 10_000)},
+    **{f"mnist-nn-{a}-100": Task(_mlp("mnist", activation=a), 100) for a in ("relu", "elu", "tanh")},
+    **{f"mnist-nn-l{n}-sigmoid-100": Task(_mlp("mnist", hidden=(20,) * n), 100) for n in range(2, 11)},
+    "vgg-mnist-fc1-conv2-pool1-100": Task(_cnn("mnist", "c-c-p-f"), 100),
+    "vgg-mnist-fc2-conv4-pool2-100": Task(_cnn("mnist", "c-c-p-c-c-p-f-f"), 100),
+    "vgg-cifar-fc1-conv2-pool1-100": Task(_cnn("cifar10", "c-c-p-f"), 100),
+    "vgg-cifar-fc2-conv4-pool2-100": Task(_cnn("cifar10", "c-c-p-c-c-p-f-f"), 100),
+    "sin_lstm": Task(_sine(), 100),
+    "sin_lstm-x2": Task(_sine(layers=2), 100),
+    "sin_lstm-no001": Task(_sine(noise=0.01), 100),
+}
+"""The 22 tasks of the paper and its code; each network starts from N(0, 0.1)."""
+
+SMALL_TASKS: dict[str, Task] = {
+    "digits-nn-sigmoid-100": Task(_mlp("digits"), 100),
+    "digits-nn-relu-100": Task(_mlp("digits", activation="relu"), 100),
+    "mnist-pool2-nn-sigmoid-100": Task(_mlp("mnist", pool=2), 100),
+}
+"""Cheap tasks, for meta-training and for trying things out."""
+
+TASKS: dict[str, Task] = PAPER_TASKS | SMALL_TASKS
+
+
+def task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in TASKS:
+        raise ValueError(f"No task named {name!r}. Expected one of {', '.join(TASKS)}.")
+    return TASKS[name]

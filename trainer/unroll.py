@@ -1,0 +1,107 @@
+"""An optimizer at work: the only place where a rule meets a problem (the loop of section 3.1)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from rnnprop_tf.network import Network
+from rnnprop_tf.rule import Observation, Rule, RuleState
+from trainer.problems.base import Problem
+
+
+class Carry(NamedTuple):
+    """What one step hands to the next."""
+
+    params: tf.Tensor
+    """[N]"""
+    state: RuleState
+    step: tf.Tensor
+    """Steps made so far, a scalar of the parameters' dtype."""
+
+
+class Trajectory(NamedTuple):
+    """What T steps met, in order: at theta_0 ... theta_{T-1}, each before the step's update."""
+
+    losses: tf.Tensor
+    """[T] or [T, tasks]"""
+    gradients: tf.Tensor | None = None
+    """[T, N]; None unless recorded."""
+    observations: Observation | None = None
+    """inputs [T, I, N] and awake [T, N]; None unless recorded."""
+
+
+def start(rule: Rule, network: Network, params: tf.Tensor) -> Carry:
+    """Before the first step of an episode."""
+    state = rule.initial_state(network, params.shape[0], params.dtype.name)
+    return Carry(params, state, tf.zeros([], params.dtype))
+
+
+def loss_and_gradient(
+    problem: Problem, params: tf.Tensor, constants: Any, batch: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss, a scalar or [tasks], and each parameter's gradient of its own task's loss, [N]."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(params)
+        loss = problem.loss(params, constants, batch)
+    return loss, tape.gradient(loss, params)
+
+
+def unroll(
+    problem: Problem,
+    rule: Rule,
+    network: Network,
+    alpha: float,
+    carry: Carry,
+    constants: Any,
+    batches: Any,
+    steps: int,
+    record: bool = False,
+) -> tuple[Carry, Trajectory]:
+    """Makes `steps` steps, one a batch, and says what they met.
+
+    A loop in the graph: one XLA program of constant size, whatever the number of steps, in which the LSTM's state
+    stays in the same buffers. That is what makes it fast.
+
+    Args:
+        problem: the optimizee.
+        rule: how gradients become directions.
+        network: the rule's learned weights.
+        alpha: the learning rate; the direction is multiplied by it.
+        carry: from `start` or a previous unroll.
+        constants: the episode's, from the problem's draw.
+        batches: the problem's, at least `steps` of them.
+        steps: T.
+        record: keep the gradients and observations, as the meta-gradient needs them.
+
+    Returns:
+        The carry after the last step, and the trajectory.
+    """
+    size, dtype = problem.size, carry.params.dtype
+    loss_shape = [problem.tasks] if problem.tasks > 1 else []
+    arrays = [tf.TensorArray(dtype, steps, element_shape=loss_shape)]
+    if record:
+        arrays += [
+            tf.TensorArray(dtype, steps, element_shape=[size]),
+            tf.TensorArray(dtype, steps, element_shape=[rule.inputs_size, size]),
+            tf.TensorArray(tf.bool, steps, element_shape=[size]),
+        ]
+
+    def body(t: tf.Tensor, carry: Carry, arrays: list[tf.TensorArray]) -> tuple[Any, ...]:
+        batch = tf.nest.map_structure(lambda b: b[t], batches)
+        loss, gradient = loss_and_gradient(problem, carry.params, constants, batch)
+        step = carry.step + 1.0
+        observation, accumulators = rule.observe(carry.state.accumulators, gradient, step)
+        direction, lstm = rule.respond(network, observation, carry.state.lstm)
+        carry = Carry(carry.params + alpha * direction, RuleState(accumulators, lstm), step)
+        met = (loss, gradient, *observation)[: len(arrays)]
+        return t + 1, carry, [array.write(t, value) for array, value in zip(arrays, met, strict=True)]
+
+    _, carry, arrays = tf.while_loop(
+        lambda t, *_: t < steps, body, (tf.constant(0), carry, arrays), maximum_iterations=steps
+    )
+    losses, *recorded = (array.stack() for array in arrays)
+    if not record:
+        return carry, Trajectory(losses)
+    return carry, Trajectory(losses, recorded[0], Observation(*recorded[1:]))
