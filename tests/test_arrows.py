@@ -1,0 +1,135 @@
+"""Imports follow the arrows: the table says what each module may import, and no module is missing in it.
+
+Rows refer to packages and to modules of earlier rows, so data flows one way and there are no cycles. The
+standard library is free for all. A new module fails until it has a row; a row may wait for its module.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ALLOWED = {
+    # What a user installs: needs tensorflow, keras, numpy and safetensors, and never `trainer`.
+    "rnnprop_tf.network": "keras numpy",
+    "rnnprop_tf.rule": "keras numpy rnnprop_tf.network",
+    "rnnprop_tf.pretrained": "keras numpy safetensors tensorflow rnnprop_tf.network rnnprop_tf.rule",
+    "rnnprop_tf.compute": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule",
+    "rnnprop_tf.optimizer": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained"
+    " rnnprop_tf.compute",
+    "rnnprop_tf": "rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained rnnprop_tf.optimizer",
+    # Problems and their data: no rule in sight.
+    "trainer": "",
+    "trainer.files": "numpy tensorflow",
+    "trainer.datasets": "numpy sklearn tensorflow tensorflow_datasets trainer.files",
+    "trainer.problems": "",
+    "trainer.problems.base": "numpy tensorflow",
+    "trainer.problems.mlp": "numpy tensorflow trainer.datasets trainer.problems.base",
+    "trainer.problems.cnn": "numpy tensorflow trainer.datasets trainer.problems.base",
+    "trainer.problems.lstm": "numpy tensorflow trainer.problems.base",
+    "trainer.problems.convex": "numpy tensorflow trainer.problems.base",
+    "trainer.problems.tricks": "numpy tensorflow trainer.problems.base",
+    "trainer.problems.catalog": "trainer.datasets trainer.problems.base trainer.problems.mlp"
+    " trainer.problems.cnn trainer.problems.lstm trainer.problems.convex trainer.problems.tricks",
+    # Where rules meet problems, and what stands on it.
+    "trainer.unroll": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base",
+    "trainer.meta_gradient": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"
+    " trainer.unroll",
+    "trainer.config": "rnnprop_tf.network rnnprop_tf.rule trainer.problems.catalog trainer.meta_gradient",
+    "trainer.checkpoint": "numpy safetensors tensorflow rnnprop_tf.network trainer.config trainer.files",
+    # Evaluation: `baselines` and `curves` compute, `tables` and `plots` only read files.
+    "trainer.evaluation": "",
+    "trainer.evaluation.baselines": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule",
+    "trainer.evaluation.curves": "keras numpy tensorflow tqdm rnnprop_tf.network rnnprop_tf.rule"
+    " rnnprop_tf.pretrained trainer.datasets trainer.files trainer.problems.base trainer.problems.catalog"
+    " trainer.unroll trainer.evaluation.baselines",
+    "trainer.evaluation.tables": "numpy",
+    "trainer.evaluation.plots": "matplotlib numpy trainer.evaluation.tables",
+    # Meta-training, which evaluates as it goes.
+    "trainer.meta_train": "keras numpy tensorflow tqdm rnnprop_tf.network rnnprop_tf.rule trainer.datasets"
+    " trainer.problems.base trainer.problems.catalog trainer.problems.convex trainer.problems.tricks"
+    " trainer.unroll trainer.meta_gradient trainer.config trainer.checkpoint trainer.files"
+    " trainer.evaluation.curves",
+    # The commands: the only modules that know flags.
+    "trainer.train": "absl trainer.config trainer.meta_train",
+    "trainer.evaluate": "absl rnnprop_tf.pretrained trainer.datasets trainer.problems.catalog"
+    " trainer.evaluation.baselines trainer.evaluation.curves",
+    "trainer.export": "absl numpy rnnprop_tf.pretrained trainer.config trainer.checkpoint trainer.files"
+    " trainer.evaluation.curves",
+    "trainer.report": "absl trainer.evaluation.tables trainer.evaluation.plots",
+    "trainer.demo": "absl keras numpy tensorflow tqdm rnnprop_tf trainer.config trainer.datasets"
+    " trainer.meta_train trainer.export trainer.evaluation.tables trainer.evaluation.plots",
+}
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("rnnprop_tf", "trainer")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def imports(source: str) -> set[str]:
+    """Our modules by full name and other packages by first name; the standard library left out."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import: name the module in full"
+            # `from package import module` imports the module; `from module import name` does not.
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {member for member in members if member in MODULES or member in ALLOWED}
+            names |= modules if modules == members else modules | {node.module}
+    ours = {name for name in names if name.split(".")[0] in ("rnnprop_tf", "trainer")}
+    return ours | {name.split(".")[0] for name in names - ours} - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_what_its_row_allows(module: str) -> None:
+    assert module in ALLOWED, f"{module} has no row in ALLOWED: decide what it may import"
+    forbidden = imports(MODULES[module].read_text()) - set(ALLOWED[module].split())
+    assert not forbidden, f"{module} must not import {sorted(forbidden)}"
+
+
+def test_rows_refer_to_earlier_rows_only() -> None:
+    rows = list(ALLOWED)
+    for position, module in enumerate(rows):
+        ours = {name for name in ALLOWED[module].split() if name.split(".")[0] in ("rnnprop_tf", "trainer")}
+        assert ours <= set(rows[:position]), module
+
+
+def test_table_keeps_the_layout_s_promises() -> None:
+    def allowed_to(prefix: str) -> set[str]:
+        rows = [row for module, row in ALLOWED.items() if f"{module}.".startswith(f"{prefix}.")]
+        return {name.split(".")[0] for row in rows for name in row.split()}
+
+    assert allowed_to("rnnprop_tf") == {"rnnprop_tf", "keras", "numpy", "safetensors", "tensorflow"}
+    assert "rnnprop_tf" not in allowed_to("trainer.problems")
+    assert allowed_to("trainer.evaluation.tables") | allowed_to("trainer.evaluation.plots") <= {
+        "matplotlib",
+        "numpy",
+        "trainer",
+    }
+    with_flags = {module for module, row in ALLOWED.items() if "absl" in row.split()}
+    assert with_flags == {
+        f"trainer.{command}" for command in ("train", "evaluate", "export", "report", "demo")
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import os, numpy as np", {"numpy"}),
+        ("import tensorflow.io.gfile", {"tensorflow"}),
+        ("from keras import ops", {"keras"}),
+        ("from trainer import datasets", {"trainer.datasets"}),
+        ("from trainer.problems.base import Problem", {"trainer.problems.base"}),
+        ("from rnnprop_tf import RNNprop, rule", {"rnnprop_tf", "rnnprop_tf.rule"}),
+        ("def f():\n    import tqdm", {"tqdm"}),
+    ],
+)
+def test_imports_are_found(source: str, found: set[str]) -> None:
+    assert imports(source) == found

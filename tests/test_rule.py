@@ -1,0 +1,140 @@
+"""The rules against slow loops over coordinates, written from the paper's equations, and their symmetries."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy_reference import DMReference, RNNpropReference, random_network
+
+from rnnprop_tf import network as coordinatewise
+from rnnprop_tf.network import Architecture, Network
+from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState
+
+RULES = [
+    pytest.param(RNNpropRule(), Architecture(), id="rnnprop"),
+    pytest.param(RNNpropRule(beta_1=0.8, beta_2=0.99, epsilon=1e-3), Architecture(2, (5,), (4,)), id="other"),
+    pytest.param(DMRule(), Architecture(preprocess=()), id="dm"),
+    pytest.param(DMRule(p=3.0), Architecture(2, (), (4, 3)), id="dm-p3"),
+]
+
+
+def gradients_with_zeros(steps: int, coordinates: int, seed: int) -> np.ndarray:
+    """[steps, N] over many magnitudes, a fifth of them zero; the last coordinate never has a gradient."""
+    rng = np.random.default_rng(seed)
+    g = rng.normal(size=(steps, coordinates)) * 10.0 ** rng.uniform(-7, 2, size=(steps, coordinates))
+    g[rng.uniform(size=g.shape) < 0.2] = 0.0
+    g[:, -1] = 0.0
+    return g
+
+
+def run(
+    rule: Rule, network: Network, gradients: np.ndarray, observe: Callable[[int, np.ndarray, RuleState], None]
+) -> None:
+    state = rule.initial_state(network, gradients.shape[1], "float64")
+    for t, gradient in enumerate(gradients, start=1):
+        direction, state = rule.update(network, state, gradient, np.float64(t))
+        observe(t, np.asarray(direction), state)
+
+
+def directions(rule: Rule, network: Network, gradients: np.ndarray) -> np.ndarray:
+    """[steps, N]"""
+    collected: list[np.ndarray] = []
+    run(rule, network, gradients, lambda t, direction, state: collected.append(direction))
+    return np.stack(collected)
+
+
+@pytest.mark.parametrize(("rule", "architecture"), RULES)
+def test_rule_equals_the_paper_s_equations(rule: Rule, architecture: Architecture) -> None:
+    coordinates = 5
+    network = random_network(architecture, seed=1)
+    gradients = gradients_with_zeros(100, coordinates, seed=2)
+    reference_class = RNNpropReference if isinstance(rule, RNNpropRule) else DMReference
+    references = [reference_class(rule, network) for _ in range(coordinates)]
+
+    def compare(t: int, direction: np.ndarray, state: RuleState) -> None:
+        for n, reference in enumerate(references):
+            assert_allclose(direction[n], reference.step(gradients[t - 1, n], t), atol=1e-11)
+            found = [np.asarray(accumulator)[n] for accumulator in state.accumulators]
+            assert_allclose(found, reference.accumulators(), rtol=1e-12)
+            for layer, (h, c) in zip(state.lstm, reference.states, strict=True):
+                assert_allclose(layer.h[:, n], h, atol=1e-11)
+                assert_allclose(layer.c[:, n], c, atol=1e-11)
+
+    run(rule, network, gradients, compare)
+
+
+@pytest.mark.parametrize(("rule", "architecture"), RULES)
+def test_coordinate_without_gradient_sleeps(rule: Rule, architecture: Architecture) -> None:
+    network = random_network(architecture, seed=3)
+    gradients = gradients_with_zeros(30, 20, seed=4)
+    states = [rule.initial_state(network, 20, "float64")]
+
+    def compare(t: int, direction: np.ndarray, state: RuleState) -> None:
+        asleep = gradients[t - 1] == 0.0
+        assert_array_equal(direction[asleep], 0.0)
+        assert (direction[~asleep] != 0.0).all()
+        for new, old in zip(flat(state), flat(states[-1]), strict=True):
+            assert_array_equal(new[..., asleep], old[..., asleep])
+        states.append(state)
+
+    run(rule, network, gradients, compare)
+    assert not any(array[..., -1].any() for array in flat(states[-1]))
+
+
+def flat(state: RuleState) -> list[np.ndarray]:
+    return [np.asarray(array) for array in (*state.accumulators, *(a for layer in state.lstm for a in layer))]
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e5, -1.0])
+def test_rnnprop_does_not_see_the_scale_of_the_loss(scale: float) -> None:
+    """A negative scale is another loss: it must make a difference, or this test would show nothing."""
+    network = random_network(Architecture(), seed=5)
+    # Gradients well above epsilon, which alone sees their scale.
+    gradients = np.random.default_rng(6).normal(size=(50, 10))
+    plain = directions(RNNpropRule(), network, gradients)
+    scaled = directions(RNNpropRule(), network, gradients * scale)
+    if scale > 0:
+        # At scale 1e-4 epsilon is 1e-4 of sqrt(v), and the LSTM's state adds its effects up.
+        assert_allclose(scaled, plain, atol=2e-3)
+    else:
+        assert np.abs(scaled - plain).max() > 0.1
+
+
+@pytest.mark.parametrize(("rule", "architecture"), RULES)
+def test_permuted_coordinates_get_permuted_updates(rule: Rule, architecture: Architecture) -> None:
+    network = random_network(architecture, seed=7)
+    gradients = gradients_with_zeros(30, 40, seed=8)
+    order = np.random.default_rng(9).permutation(40)
+    plain = directions(rule, network, gradients)
+    permuted = directions(rule, network, gradients[:, order])
+    assert_allclose(permuted, plain[:, order], atol=1e-12)
+
+
+def test_rnnprop_s_direction_is_bounded_by_one() -> None:
+    # Weights far larger than any that are learned, and gradients up to the largest that float64 can square.
+    network = coordinatewise.from_tensors(
+        {k: 100 * w for k, w in coordinatewise.to_tensors(random_network(Architecture(), seed=10)).items()},
+        Architecture(),
+    )
+    gradients = gradients_with_zeros(50, 30, seed=11)
+    gradients[::7] *= 1e140
+    found = directions(RNNpropRule(), network, gradients)
+    assert np.isfinite(found).all()
+    assert 0.99 < np.abs(found).max() <= 1.0
+
+
+@pytest.mark.parametrize(("rule", "architecture"), RULES)
+def test_float32_follows_float64(rule: Rule, architecture: Architecture) -> None:
+    network = coordinatewise.initial_weights(architecture, seed=12)
+    wide = coordinatewise.from_tensors(
+        {k: w.astype("float64") for k, w in coordinatewise.to_tensors(network).items()}, architecture
+    )
+    gradients = gradients_with_zeros(30, 20, seed=13).astype("float32")
+    state = rule.initial_state(network, 20)
+    for t, (gradient, expected) in enumerate(
+        zip(gradients, directions(rule, wide, gradients.astype("float64")), strict=True), start=1
+    ):
+        direction, state = rule.update(network, state, gradient, np.float32(t))
+        assert_allclose(direction, expected, atol=1e-4)
+    assert {array.dtype for array in flat(state)} == {np.dtype("float32")}
