@@ -10,7 +10,7 @@ import base64
 import dataclasses
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self, TypeAlias, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, LSTMState, Network, Tensor
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState
 
-LearningRate = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Tensor]
+LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Tensor]
 
 
 class KerasArguments(TypedDict, total=False):
@@ -102,7 +102,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 f"{cls.rule_class.__name__}, received those of a {type(found.rule).__name__}. "
                 f"Use `{fitting.__name__}.from_pretrained({str(name_or_path)!r})`."
             )
-        return cls(found.network, learning_rate, **(dataclasses.asdict(found.rule) | kwargs))
+        hyperparameters = dataclasses.asdict(found.rule)
+        return cls(network=found.network, learning_rate=learning_rate, **(hyperparameters | kwargs))
 
     def save_pretrained(self, folder: str) -> None:
         """Writes the learned weights and the rule's hyperparameters for `from_pretrained`.
@@ -277,11 +278,11 @@ class RNNprop(LearnedOptimizer):
       counted.
 
     State, in the order of `variables` after Keras's own `iteration` and `learning_rate` (no such variable
-    with a schedule): `step` and `skipped_steps` (int64); Keras's averages and gradient accumulators, if asked
-    for; then for each trainable variable `{variable}_m` and `{variable}_v` of its shape and, for each LSTM
-    layer k from 1, `{variable}_lstm{k}_h` and `{variable}_lstm{k}_c` of shape `[units, *shape]`. The slots are
-    float32 whatever the variable's type, and so is the arithmetic. With the paper's network that is 82 numbers
-    for each number of the model.
+    with a schedule): `step` and `skipped_steps` (int64); Keras's averages and gradient accumulators, if
+    asked for; then for each trainable variable `{variable}_m` and `{variable}_v` of its shape and, for each
+    LSTM layer k from 1, `{variable}_lstm{k}_h` and `{variable}_lstm{k}_c` of shape `[units, *shape]`. The
+    slots are float32 whatever the variable's type, and so is the arithmetic. With the paper's network that
+    is 82 numbers for each number of the model.
 
     Args:
         network: The learned weights, a `rnnprop_tf.network.Network`.
@@ -292,9 +293,9 @@ class RNNprop(LearnedOptimizer):
         epsilon: A positive float, added to the root of the latter. Defaults to `1e-8`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         name: String. The name of the optimizer. Defaults to `"rnnprop"`.
-        **kwargs: Keras's own arguments: `weight_decay`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`,
-            `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`, `gradient_accumulation_steps`; see
-            `keras.optimizers.Optimizer`.
+        **kwargs: Keras's own arguments: `weight_decay`, `clipnorm`, `clipvalue`, `global_clipnorm`,
+            `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
+            `gradient_accumulation_steps`; see `keras.optimizers.Optimizer`.
 
     Raises:
         TypeError: If `network` is not a `Network`.
@@ -400,8 +401,9 @@ def _checked_network(network: Network, rule: Rule, class_name: str) -> Network:
     """A copy of the weights as float32 NumPy arrays."""
     if not isinstance(network, Network):
         raise TypeError(
-            f"`network` must be a `rnnprop_tf.network.Network`, the learned weights. For meta-trained ones use "
-            f"`{class_name}.from_pretrained()`. Received: network={network!r} of type {type(network).__name__}"
+            "`network` must be a `rnnprop_tf.network.Network`, the learned weights. For meta-trained ones "
+            f"use `{class_name}.from_pretrained()`. Received: network={network!r} of type "
+            f"{type(network).__name__}"
         )
     architecture = coordinatewise.architecture_of(network)
     if architecture.inputs != rule.inputs_size:
@@ -413,8 +415,8 @@ def _checked_network(network: Network, rule: Rule, class_name: str) -> Network:
     for name, shape in coordinatewise.tensor_shapes(architecture).items():
         if tensors[name].shape != shape or not np.isfinite(tensors[name]).all():
             raise ValueError(
-                f"The weight `{name}` of `network` must be finite and of shape {shape}. Load the weights again "
-                f"from a good copy. Received: shape {tensors[name].shape}, "
+                f"The weight `{name}` of `network` must be finite and of shape {shape}. Load the weights "
+                f"again from a good copy. Received: shape {tensors[name].shape}, "
                 f"{np.count_nonzero(~np.isfinite(tensors[name]))} non-finite numbers."
             )
     return coordinatewise.from_tensors(tensors, architecture)
@@ -437,8 +439,8 @@ def _network_from_config(config: dict[str, Any]) -> Network:
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])
     if values.size != ends[-1]:
         raise ValueError(
-            f"The config's `network` is damaged: expected {ends[-1]} weights for {architecture}. Load the model "
-            f"or the optimizer again from a good copy. Received: {values.size} weights."
+            f"The config's `network` is damaged: expected {ends[-1]} weights for {architecture}. Load the "
+            f"model or the optimizer again from a good copy. Received: {values.size} weights."
         )
     parts = np.split(values, ends[:-1])
     tensors = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
