@@ -349,7 +349,7 @@ def _config_bytes(
         "hyperparameters": dataclasses.asdict(rule),
         "architecture": coordinatewise.architecture_of(network)._asdict(),
         "learning_rate": learning_rate,
-        "provenance": provenance or {},
+        "provenance": {} if provenance is None else provenance,
         "digest": _digest(model),
     }
     try:
