@@ -435,13 +435,13 @@ def _network_from_config(config: dict[str, Any]) -> Network:
     sizes = config["architecture"]
     architecture = Architecture(sizes["inputs"], tuple(sizes["preprocess"]), tuple(sizes["lstm"]))
     shapes = coordinatewise.tensor_shapes(architecture)
-    values = np.frombuffer(base64.b64decode(config["weights"]), "<f4")
+    content = base64.b64decode(config["weights"])
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])
-    if values.size != ends[-1]:
+    if len(content) != 4 * ends[-1]:
         raise ValueError(
-            f"The config's `network` is damaged: expected {ends[-1]} weights for {architecture}. Load the "
-            f"model or the optimizer again from a good copy. Received: {values.size} weights."
+            f"The config's `network` is damaged: expected {4 * ends[-1]} bytes for {architecture}. Load the "
+            f"model or the optimizer again from a good copy. Received: {len(content)} bytes."
         )
-    parts = np.split(values, ends[:-1])
+    parts = np.split(np.frombuffer(content, "<f4"), ends[:-1])
     tensors = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
     return coordinatewise.from_tensors(tensors, architecture)

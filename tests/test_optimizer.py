@@ -1,0 +1,637 @@
+"""The Keras classes run the pure rule: on every kind of variable and step, and on nothing else."""
+
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import rnnprop_tf
+from rnnprop_tf import DMOptimizer, RNNprop, compute
+from rnnprop_tf.network import Architecture, Dense, LSTMLayer, Network, initial_weights
+from rnnprop_tf.rule import DMRule, RNNpropRule
+
+CLASSES = (RNNprop, DMOptimizer)
+MODES = ("eager", "graph", "jit")
+
+
+def random_network(seed=0, preprocess=(4,), lstm=(5, 3)):
+    """A small network with weights large enough for visible steps."""
+    return tf.nest.map_structure(lambda w: 3.0 * w, initial_weights(Architecture(2, preprocess, lstm), seed))
+
+
+def constant_network(output=0.5):
+    """A network whose state and output do not depend on the gradient; see `constant_state`."""
+    bias = np.array([0.3, 0.7, -0.2, 0.4], "float32")
+    return Network(
+        preprocess=(),
+        lstm=(LSTMLayer(np.zeros((4, 3), "float32"), bias),),
+        output=Dense(np.zeros((1, 1), "float32"), np.array([output], "float32")),
+    )
+
+
+def make_variables():
+    return [
+        keras.Variable(np.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape), dtype="float32", name=name)
+        for name, shape in (("kernel", (4, 3)), ("bias", (3,)), ("scalar", ()))
+    ]
+
+
+def make_gradients(seed, variables):
+    rng = np.random.default_rng(seed)
+    return [tf.constant(rng.normal(size=v.shape) * 10.0 ** rng.integers(-3, 3), "float32") for v in variables]
+
+
+def stepper(optimizer, variables, mode):
+    """`optimizer.apply` on these variables as a function of the gradients."""
+
+    def apply(*gradients):
+        optimizer.apply(gradients, variables)
+
+    return apply if mode == "eager" else tf.function(apply, jit_compile=mode == "jit")
+
+
+def slots(optimizer):
+    """Name after the variable's -> value, of everything that the optimizer keeps for variables."""
+    return {v.path: v.numpy() for v in optimizer.variables if v.shape.rank > 0 or "scalar" in v.path}
+
+
+def own_variable(optimizer, name):
+    return next(v for v in optimizer.variables if v.path.endswith(f"{optimizer.name}/{name}")).numpy()
+
+
+def assert_same(left, right):
+    """Bit for bit."""
+    assert list(left) == list(right)
+    for key in left:
+        np.testing.assert_array_equal(left[key], right[key], err_msg=key)
+
+
+# State
+
+
+def test_slots_of_rnnprop_are_named_shaped_and_ordered_as_documented():
+    variables = [keras.Variable(np.zeros((2, 3)), name="kernel"), keras.Variable(0.0, name="bias")]
+    optimizer = RNNprop(initial_weights(Architecture(), 0))
+    optimizer.build(variables)
+    found = [(v.path, tuple(v.shape), v.dtype) for v in optimizer.variables]
+    expected = [("iteration", (), "int64"), ("learning_rate", (), "float32")]
+    expected += [("step", (), "int64"), ("skipped_steps", (), "int64")]
+    for name, shape in (("kernel", (2, 3)), ("bias", ())):
+        expected += [(f"{name}_m", shape, "float32"), (f"{name}_v", shape, "float32")]
+        for layer in ("lstm1", "lstm2"):
+            expected += [(f"{name}_{layer}_{part}", (20, *shape), "float32") for part in "hc"]
+    assert found == [(f"rnnprop/{path}", shape, dtype) for path, shape, dtype in expected]
+    assert sum(v.numpy().size for v in optimizer.variables[4:]) == 82 * (6 + 1)
+
+
+def test_slots_of_dm_optimizer_are_those_of_the_lstm_after_keras_own():
+    optimizer = DMOptimizer(random_network(), use_ema=True, gradient_accumulation_steps=2)
+    optimizer.build([keras.Variable(np.zeros((2, 3)), name="kernel")])
+    assert [v.path.removeprefix("dm_optimizer/") for v in optimizer.variables] == [
+        "iteration",
+        "learning_rate",
+        "step",
+        "skipped_steps",
+        "kernel_average",
+        "kernel_gradient_accumulator",
+        "kernel_lstm1_h",
+        "kernel_lstm1_c",
+        "kernel_lstm2_h",
+        "kernel_lstm2_c",
+    ]
+    assert [tuple(v.shape) for v in optimizer.variables[-4:]] == [(5, 2, 3)] * 2 + [(3, 2, 3)] * 2
+
+
+def test_slots_are_named_after_the_layer_as_adams_are():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")], name="model")
+    ours, adam = RNNprop(constant_network()), keras.optimizers.Adam()
+    for optimizer in (ours, adam):
+        optimizer.build(model.trainable_variables)
+    assert ours.variables[4].path == adam.variables[2].path.replace("adam/", "rnnprop/").replace(
+        "momentum", "m"
+    )
+
+
+def test_first_step_by_hand():
+    variable = keras.Variable([1.0, -2.0], name="x")
+    optimizer = RNNprop(constant_network(0.5), learning_rate=0.1)
+    optimizer.apply([tf.constant([4.0, -0.5])], [variable])
+
+    def sigmoid(x):
+        return 1.0 / (1.0 + math.exp(-x))
+
+    c = sigmoid(0.3) * math.tanh(0.7)
+    h = sigmoid(0.4) * math.tanh(c)
+    np.testing.assert_allclose(variable.numpy(), np.array([1.0, -2.0]) + 0.1 * math.tanh(0.5), rtol=1e-6)
+    expected = {"m": [0.2, -0.025], "v": [0.8, 0.0125], "lstm1_h": [[h, h]], "lstm1_c": [[c, c]]}
+    for name, value in expected.items():
+        np.testing.assert_allclose(own_variable(optimizer, f"x_{name}"), value, rtol=1e-5, err_msg=name)
+    assert (own_variable(optimizer, "step"), own_variable(optimizer, "skipped_steps")) == (1, 0)
+
+
+def test_build_inside_a_trace_equals_build_before_it():
+    results = []
+    for build_first in (True, False):
+        variables = make_variables()
+        optimizer = RNNprop(random_network())
+        if build_first:
+            optimizer.build(variables)
+        step = stepper(optimizer, variables, "graph")
+        for seed in range(3):
+            step(*make_gradients(seed, variables))
+        results.append(slots(optimizer) | {v.name: v.numpy() for v in variables})
+    assert_same(*results)
+
+
+# Class against rule
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("cls", "rule"), [(RNNprop, RNNpropRule(0.9, 0.99, 1e-6)), (DMOptimizer, DMRule(5.0))]
+)
+def test_class_equals_rule_over_random_steps(cls, rule, mode, monkeypatch):
+    monkeypatch.setattr(compute, "SMALL", 10)  # The kernel runs alone, the other two together.
+    network = random_network()
+    variables = make_variables()
+    expected = [v.numpy().ravel() for v in variables]
+    states = [rule.initial_state(network, x.size) for x in expected]
+    optimizer = cls(network, learning_rate=0.05, **rule.__dict__)
+    step = stepper(optimizer, variables, mode)
+    for t in range(1, 26):
+        gradients = make_gradients(t, variables)
+        step(*gradients)
+        for i, gradient in enumerate(gradients):
+            direction, states[i] = rule.update(
+                network, states[i], tf.reshape(gradient, [-1]), tf.constant(float(t))
+            )
+            expected[i] = expected[i] + 0.05 * direction.numpy()
+    for i, variable in enumerate(variables):
+        np.testing.assert_allclose(variable.numpy().ravel(), expected[i], rtol=1e-4, atol=1e-5)
+        assert np.abs(variable.numpy().ravel() - make_variables()[i].numpy().ravel()).max() > 0.05
+    found = list(slots(optimizer).values())
+    for value, slot in zip(tf.nest.flatten(states), found, strict=True):
+        np.testing.assert_allclose(slot.reshape(value.shape), value.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compile_arguments", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
+def test_fit_equals_a_loop_with_the_rule(compile_arguments):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(24, 3)).astype("float32")
+    y = x.sum(axis=1, keepdims=True)
+
+    def make_model():
+        keras.utils.set_random_seed(1)
+        return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)])
+
+    network, rule = random_network(), RNNpropRule()
+    model = make_model()
+    model.compile(RNNprop(network, 0.05), "mse", **compile_arguments)
+    model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+
+    reference = make_model()
+    weights = reference.trainable_variables
+    states = [rule.initial_state(network, math.prod(w.shape)) for w in weights]
+    for t in range(6):
+        batch = slice(8 * (t % 3), 8 * (t % 3) + 8)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((reference(x[batch]) - y[batch]) ** 2)
+        for i, gradient in enumerate(tape.gradient(loss, weights)):
+            direction, states[i] = rule.update(
+                network, states[i], tf.reshape(gradient, [-1]), tf.constant(t + 1.0)
+            )
+            weights[i].assign_add(0.05 * tf.reshape(direction, gradient.shape))
+    for ours, expected in zip(model.trainable_variables, weights, strict=True):
+        np.testing.assert_allclose(ours.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_adams_and_rmsprops_updates():
+    beta_1, beta_2 = 0.9, 0.95
+    rule = RNNpropRule(beta_1, beta_2, 1e-12)
+    adam = keras.optimizers.Adam(1.0, beta_1=beta_1, beta_2=beta_2, epsilon=1e-12)
+    rmsprop = keras.optimizers.RMSprop(1.0, rho=beta_2, epsilon=1e-24)
+    variables = {optimizer: keras.Variable(np.zeros(5, "float32")) for optimizer in (adam, rmsprop)}
+    accumulators = (tf.zeros(5), tf.zeros(5))
+    for t in range(1, 13):
+        gradient = tf.constant(np.random.default_rng(t).normal(size=5), "float32")
+        inputs, accumulators = rule.inputs(accumulators, gradient, tf.constant(float(t)))
+        for optimizer, variable in variables.items():
+            variable.assign(tf.zeros(5))
+            optimizer.apply([gradient], [variable])
+        np.testing.assert_allclose(inputs[0], -variables[adam].numpy(), rtol=1e-4)
+        # Keras's RMSprop does not correct the bias of v.
+        np.testing.assert_allclose(
+            inputs[1], -variables[rmsprop].numpy() * (1.0 - beta_2**t) ** 0.5, rtol=1e-4
+        )
+
+
+def test_update_step_is_a_whole_step_for_one_variable():
+    one, all_at_once = keras.Variable([1.0, 2.0], name="x"), keras.Variable([1.0, 2.0], name="x")
+    gradient = tf.constant([0.3, -4.0])
+    optimizers = [RNNprop(random_network()), RNNprop(random_network())]
+    optimizers[0].build([one])
+    optimizers[0].update_step(gradient, one, 0.1)
+    optimizers[1].apply([gradient], [all_at_once])
+    np.testing.assert_array_equal(one.numpy(), all_at_once.numpy())
+    assert_same(slots(optimizers[0]), slots(optimizers[1]))
+    assert own_variable(optimizers[0], "step") == 1
+
+
+def test_groups_join_small_variables_up_to_the_limit(monkeypatch):
+    monkeypatch.setattr(compute, "SMALL", 10)
+    monkeypatch.setattr(compute, "GROUP", 12)
+    assert compute.groups([3, 10, 9, 1, 50, 0]) == [[0, 2], [1], [3, 5], [4]]
+    assert compute.groups([]) == []
+
+
+def test_second_step_traces_and_compiles_nothing():
+    variables = make_variables()
+    optimizer = RNNprop(random_network(), beta_1=0.123)
+    step = stepper(optimizer, variables, "graph")
+    counts = []
+    for seed in range(3):
+        step(*make_gradients(seed, variables))
+        rule = compute._compiled(optimizer.rule)
+        counts.append((step.experimental_get_tracing_count(), rule.experimental_get_tracing_count()))
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0][1] == 1
+
+
+def test_variables_of_one_shape_and_networks_of_one_size_share_a_program(monkeypatch):
+    monkeypatch.setattr(compute, "SMALL", 0)
+    for seed in range(2):
+        optimizer = RNNprop(random_network(seed), beta_1=0.321)
+        variables = [keras.Variable(np.ones((2, 3))), keras.Variable(np.ones(6)), keras.Variable(np.ones(6))]
+        optimizer.apply(make_gradients(0, variables), variables)
+    assert compute._compiled(optimizer.rule).experimental_get_tracing_count() == 1
+
+
+# Coordinates without a gradient
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cls", CLASSES)
+def test_rows_of_an_embedding_rest_while_unused(cls, mode):
+    table = keras.Variable(np.linspace(-1.0, 1.0, 12).reshape(4, 3), dtype="float32", name="table")
+    optimizer = cls(random_network(), 0.1)
+
+    def apply(rows):
+        values = tf.ones((2, 3)) * tf.cast(rows[:, None] + 1, "float32")
+        optimizer.apply([tf.IndexedSlices(values, rows, (4, 3))], [table])
+
+    step = apply if mode == "eager" else tf.function(apply, jit_compile=mode == "jit")
+    start = table.numpy()
+    step(tf.constant([0, 1]))
+    after_first = table.numpy(), slots(optimizer)
+    for _ in range(5):
+        step(tf.constant([0, 0]))
+    np.testing.assert_array_equal(table.numpy()[2:], start[2:], err_msg="never used")
+    np.testing.assert_array_equal(table.numpy()[1:], after_first[0][1:], err_msg="used once")
+    assert np.all(table.numpy()[0] != after_first[0][0])
+    assert np.all(after_first[0][:2] != start[:2])
+    for name, slot in slots(optimizer).items():
+        np.testing.assert_array_equal(slot[..., 1:, :], after_first[1][name][..., 1:, :], err_msg=name)
+        assert np.all(slot[..., 2:, :] == 0.0)
+        assert np.all(slot[..., 1, :] != 0.0)
+
+
+def test_sparse_gradients_are_the_dense_ones_with_repeated_rows_added():
+    results = []
+    for sparse in (True, False):
+        table = keras.Variable(np.ones((4, 3), "float32"), name="table")
+        optimizer = RNNprop(random_network(), clipnorm=1.0, gradient_accumulation_steps=2)
+        slices = tf.IndexedSlices(tf.reshape(tf.range(9.0), (3, 3)), tf.constant([1, 3, 1]), (4, 3))
+        for _ in range(4):
+            optimizer.apply([slices if sparse else tf.convert_to_tensor(slices)], [table])
+        results.append(slots(optimizer) | {"table": table.numpy()})
+    assert_same(*results)
+    assert np.all(results[0]["rnnprop/table_m"][1] > 0.0)
+
+
+# Non-finite gradients
+
+
+@pytest.mark.parametrize(
+    ("mode", "bad"),
+    [("eager", np.nan), ("eager", np.inf), ("eager", -np.inf), ("graph", np.nan), ("jit", np.inf)],
+)
+def test_nonfinite_step_changes_nothing_and_is_counted(mode, bad):
+    results = []
+    for poisoned in (True, False):
+        variables = make_variables()
+        optimizer = RNNprop(random_network(), 0.1, weight_decay=0.01)
+        step = stepper(optimizer, variables, mode)
+        for seed in range(3):
+            step(*make_gradients(seed, variables))
+        if poisoned:
+            before = slots(optimizer) | {v.name: v.numpy() for v in variables}
+            gradients = make_gradients(9, variables)
+            gradients[1] = tf.constant([1.0, bad, 2.0])
+            step(*gradients)
+            assert_same(slots(optimizer) | {v.name: v.numpy() for v in variables}, before)
+            assert own_variable(optimizer, "step") == 3
+            assert optimizer.skipped_steps.numpy() == 1
+            assert optimizer.iterations.numpy() == 4
+        step(*make_gradients(5, variables))
+        results.append(slots(optimizer) | {v.name: v.numpy() for v in variables})
+    assert_same(*results)  # Training goes on as if the step had not been.
+
+
+@pytest.mark.parametrize("clip", ["clipvalue", "clipnorm", "global_clipnorm"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_clipping_does_not_hide_a_nonfinite_gradient(clip, bad):
+    variable = keras.Variable([1.0, 2.0])
+    optimizer = RNNprop(random_network(), **{clip: 0.5})
+    optimizer.apply([tf.constant([1.0, bad])], [variable])
+    np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])
+    assert optimizer.skipped_steps.numpy() == 1
+
+
+def test_skipping_can_be_turned_off():
+    variable = keras.Variable([1.0, 2.0], name="x")
+    optimizer = RNNprop(random_network(), skip_nonfinite=False)
+    optimizer.apply([tf.constant([1.0, np.nan])], [variable])
+    assert np.isfinite(variable.numpy()).tolist() == [True, False]
+    assert (own_variable(optimizer, "step"), own_variable(optimizer, "skipped_steps")) == (1, 0)
+
+
+def test_bad_micro_batch_costs_its_accumulated_step_only():
+    variable = keras.Variable([1.0, 2.0], name="x")
+    optimizer = RNNprop(random_network(), gradient_accumulation_steps=2)
+    for gradient in ([1.0, np.nan], [1.0, 1.0]):
+        optimizer.apply([tf.constant(gradient)], [variable])
+    np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])
+    assert (own_variable(optimizer, "step"), own_variable(optimizer, "skipped_steps")) == (0, 1)
+    for gradient in ([1.0, 3.0], [3.0, 1.0]):
+        optimizer.apply([tf.constant(gradient)], [variable])
+    np.testing.assert_allclose(own_variable(optimizer, "x_m"), [0.1, 0.1], rtol=1e-6)
+    assert (own_variable(optimizer, "step"), own_variable(optimizer, "skipped_steps")) == (1, 1)
+
+
+def test_average_takes_in_the_unchanged_variables_on_a_skipped_step():
+    variable = keras.Variable([1.0], name="x")
+    optimizer = RNNprop(random_network(), 0.5, use_ema=True, ema_momentum=0.75)
+    optimizer.apply([tf.constant([2.0])], [variable])
+    optimizer.apply([tf.constant([2.0])], [variable])
+    average = own_variable(optimizer, "x_average")
+    assert average != variable.numpy()
+    optimizer.apply([tf.constant([np.nan])], [variable])
+    expected = 0.75 * average + 0.25 * variable.numpy()
+    np.testing.assert_allclose(own_variable(optimizer, "x_average"), expected, rtol=1e-6)
+
+
+def test_loss_scaling_skips_before_and_counts_for_itself():
+    variable = keras.Variable([1.0], name="x")
+    inner = RNNprop(random_network())
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
+    for gradient in (np.inf, 16.0):
+        optimizer.apply([tf.constant([gradient])], [variable])
+    assert (own_variable(inner, "step"), own_variable(inner, "skipped_steps")) == (1, 0)
+    np.testing.assert_allclose(own_variable(inner, "x_m"), [0.05 * 16.0 / 4.0], rtol=1e-6)
+
+
+# Steps
+
+
+def test_end_of_data_of_unknown_length_is_not_a_step():
+    x, y = np.ones((12, 2), "float32"), np.ones((12, 1), "float32")
+    data = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda *_: True).batch(4)
+    results = []
+    for dataset in (data, data.apply(tf.data.experimental.assert_cardinality(3))):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="dense")], name="model")
+        optimizer = RNNprop(random_network(), weight_decay=0.1, use_ema=True)
+        model.compile(optimizer, "mse", jit_compile=False)
+        model.fit(dataset, epochs=2, verbose=0)
+        assert optimizer.iterations.numpy() == 6
+        results.append({v.path: v.numpy() for v in (*model.variables, *optimizer.variables)})
+    assert_same(*results)
+
+
+def test_schedules_callables_and_whole_numbers_are_learning_rates():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [1.0, 0.5, 0.25])
+    for rate, expected in ((schedule, 1.75), (lambda: tf.constant(0.5), 1.5), (1, 3.0), (np.float32(1), 3.0)):
+        variable = keras.Variable([0.0])
+        optimizer = RNNprop(constant_network(0.5), learning_rate=rate)
+        for _ in range(3):
+            optimizer.apply([tf.constant([1.0])], [variable])
+        np.testing.assert_allclose(variable.numpy(), [expected * math.tanh(0.5)], rtol=1e-6)
+
+
+def test_learning_rate_can_be_set_between_steps():
+    variable = keras.Variable([0.0])
+    optimizer = RNNprop(constant_network(0.5))
+    step = stepper(optimizer, [variable], "graph")
+    step(tf.constant([1.0]))
+    optimizer.learning_rate = 0.3
+    step(tf.constant([1.0]))
+    np.testing.assert_allclose(variable.numpy(), [0.4 * math.tanh(0.5)], rtol=1e-6)
+
+
+def test_weight_decay_is_keras_own_and_honours_exclusions():
+    kernel, bias = keras.Variable([2.0, 2.0], name="kernel"), keras.Variable([2.0], name="bias")
+    optimizer = RNNprop(constant_network(0.5), 0.1, weight_decay=0.2)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.apply([tf.constant([1.0, 0.0]), tf.constant([1.0])], [kernel, bias])
+    moved = 0.1 * math.tanh(0.5)
+    np.testing.assert_allclose(kernel.numpy(), [1.96 + moved, 1.96], rtol=1e-6)
+    np.testing.assert_allclose(bias.numpy(), [2.0 + moved], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_variable_without_gradient_is_left_alone():
+    variables = make_variables()
+    optimizer = RNNprop(random_network(), weight_decay=0.1)
+    optimizer.apply(make_gradients(0, variables), variables)
+    before = slots(optimizer), variables[0].numpy(), variables[1].numpy()
+    optimizer.apply([None, *make_gradients(1, variables)[1:]], variables)
+    np.testing.assert_array_equal(variables[0].numpy(), before[1])
+    assert np.any(variables[1].numpy() != before[2])
+    for name, slot in slots(optimizer).items():
+        changed = np.any(slot != before[0][name])
+        assert changed == ("kernel" not in name), name
+
+
+def test_frozen_layer_has_no_state_and_stays():
+    frozen = keras.layers.Dense(2, name="frozen", trainable=False)
+    model = keras.Sequential([keras.Input((2,)), frozen, keras.layers.Dense(1, name="free")], name="model")
+    before = frozen.kernel.numpy()
+    model.compile(RNNprop(random_network()), "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    np.testing.assert_array_equal(frozen.kernel.numpy(), before)
+    assert not any("frozen" in v.path for v in model.optimizer.variables)
+    assert own_variable(model.optimizer, "step") == 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("mode", ["graph", "jit"])
+def test_other_floats_are_computed_in_float32(dtype, mode):
+    start, gradient = [1.0, -0.5, 0.25], tf.constant([0.5, -2.0, 0.0])
+    variable = keras.Variable(start, dtype=dtype, name="x")
+    reference = keras.Variable(start, dtype="float32", name="x")
+    results = []
+    for v in (variable, reference):
+        optimizer = RNNprop(random_network(), 0.5, weight_decay=0.125)
+        step = stepper(optimizer, [v], mode)
+        for _ in range(2):
+            step(tf.cast(gradient, v.dtype))
+        results.append(slots(optimizer))
+    assert_same(*results)
+    assert all(slot.dtype == "float32" for slot in results[0].values())
+    assert variable.dtype == dtype
+    precision = {"float16": 2e-3, "bfloat16": 2e-2, "float64": 1e-6}[dtype]
+    np.testing.assert_allclose(variable.numpy().astype("float64"), reference.numpy(), rtol=precision)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "int32", "bool"])
+def test_other_types_are_refused(dtype):
+    variable = tf.Variable(tf.zeros(2, dtype), name="count")
+    with pytest.raises(ValueError, match=rf"Only real floating-point.*`count_0`.*Received: dtype={dtype}"):
+        RNNprop(random_network()).build([variable])
+
+
+def test_empty_variables_take_steps():
+    empty, full = keras.Variable(np.zeros((0, 3))), keras.Variable([1.0])
+    optimizer = RNNprop(random_network())
+    optimizer.apply([tf.zeros((0, 3)), tf.ones(1)], [empty, full])
+    optimizer.apply([tf.zeros((0, 3))], [empty])
+    assert full.numpy() != 1.0
+    assert own_variable(optimizer, "step") == 2
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: RNNprop("weights"), TypeError, r"`RNNprop.from_pretrained\(\)`.*'weights' of type str"),
+        (lambda: RNNprop(random_network(), beta_1=1.0), ValueError, r"`beta_1` must be in \[0, 1\).*=1.0"),
+        (lambda: RNNprop(random_network(), beta_2=-0.1), ValueError, r"`beta_2` must be in \[0, 1\).*=-0.1"),
+        (lambda: RNNprop(random_network(), epsilon=0.0), ValueError, r"`epsilon` must be positive.*=0.0"),
+        (lambda: DMOptimizer(random_network(), p=0), ValueError, r"`p` must be positive.*p=0"),
+        (lambda: RNNprop(random_network(), momentum=1), ValueError, r"not recognized: \{'momentum': 1\}"),
+        (
+            lambda: RNNprop(initial_weights(Architecture(3), 0)),
+            ValueError,
+            r"2 inputs of a RNNpropRule.*Received: a network of 3 inputs",
+        ),
+        (
+            lambda: RNNprop(constant_network(np.nan)),
+            ValueError,
+            r"`output.bias` of `network` must be finite.*1 non-finite",
+        ),
+        (
+            lambda: RNNprop(constant_network()._replace(output=Dense(np.zeros((1, 7)), np.zeros(1)))),
+            ValueError,
+            r"`output.kernel`.*of shape \(1, 1\).*Received: shape \(1, 7\)",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_unknown_variable_is_refused():
+    optimizer = RNNprop(random_network())
+    optimizer.build([keras.Variable([1.0])])
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.apply([tf.ones(1)], [keras.Variable([1.0])])
+
+
+# Several devices
+
+
+def run_python(script):
+    """Runs a script in a fresh process that can import the package."""
+    root = str(Path(rnnprop_tf.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+def test_two_replicas_equal_one_device_and_each_other():
+    run_python(
+        """
+        import keras, numpy as np, tensorflow as tf
+        from rnnprop_tf import RNNprop
+        from rnnprop_tf.network import Architecture, initial_weights
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        network = tf.nest.map_structure(lambda w: 3 * w, initial_weights(Architecture(2, (4,), (5, 3)), 0))
+        x = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+        y = x.sum(axis=1, keepdims=True)
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+        def make():
+            keras.utils.set_random_seed(0)
+            hidden = keras.layers.Dense(4, "tanh")
+            model = keras.Sequential([keras.Input((3,)), hidden, keras.layers.Dense(1)])
+            model.compile(RNNprop(network, 0.05, weight_decay=0.01, clipvalue=100.0), "mse")
+            return model
+
+        def values(model):
+            return [v.numpy() for v in (*model.weights, *model.optimizer.variables[4:])]
+
+        def check_replicas(variables):
+            for v in variables:
+                first, second = (replica.numpy() for replica in v.value.values)
+                np.testing.assert_array_equal(first, second, err_msg=v.path)
+
+        def counts(optimizer):
+            return tuple(v.numpy() for v in (optimizer.iterations, *optimizer.variables[2:4]))
+
+        # fit
+        single = make()
+        with strategy.scope():
+            double = make()
+        for model in (single, double):
+            model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+        for one, two in zip(values(single), values(double), strict=True):
+            np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)
+        check_replicas([*double.weights, *double.optimizer.variables])
+        assert counts(double.optimizer) == (6, 6, 0), counts(double.optimizer)
+
+        # An infinity on one replica only.
+        before = values(double)
+        bad = x[:8].copy()
+        bad[-1] = np.inf
+        double.fit(bad, y[:8], batch_size=8, verbose=0)
+        for old, new in zip(before, values(double), strict=True):
+            np.testing.assert_array_equal(old, new)
+        check_replicas([*double.weights, *double.optimizer.variables])
+        assert counts(double.optimizer) == (7, 6, 1), counts(double.optimizer)
+
+        # A loop of one's own, built on its first, traced step.
+        with strategy.scope():
+            double = make()
+
+        @tf.function
+        def train(x, y):
+            def replica(x, y):
+                with tf.GradientTape() as tape:
+                    loss = tf.reduce_mean((double(x) - y) ** 2) / 2
+                gradients = tape.gradient(loss, double.trainable_variables)
+                double.optimizer.apply(gradients, double.trainable_variables)
+            strategy.run(replica, args=(x, y))
+
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        for _ in range(2):
+            for batch in strategy.experimental_distribute_dataset(data):
+                train(*batch)
+        for one, two in zip(values(single), values(double), strict=True):
+            np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)
+        check_replicas([*double.weights, *double.optimizer.variables])
+        """
+    )
