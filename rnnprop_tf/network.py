@@ -91,21 +91,20 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 def architecture_of(network: Network) -> Architecture:
     """The sizes of these weights."""
-    first = (*network.preprocess, *network.lstm)[0]
-    inputs = first.kernel.shape[1]
-    if isinstance(first, LSTMLayer):
-        inputs -= first.kernel.shape[0] // 4
-    return Architecture(
-        inputs=int(inputs),
-        preprocess=tuple(int(layer.kernel.shape[0]) for layer in network.preprocess),
-        lstm=tuple(int(layer.kernel.shape[0]) // 4 for layer in network.lstm),
-    )
+    preprocess = tuple(int(layer.kernel.shape[0]) for layer in network.preprocess)
+    lstm = tuple(int(layer.kernel.shape[0]) // 4 for layer in network.lstm)
+    if preprocess:
+        inputs = int(network.preprocess[0].kernel.shape[1])
+    else:
+        inputs = int(network.lstm[0].kernel.shape[1]) - lstm[0]
+    return Architecture(inputs, preprocess, lstm)
 
 
 def to_tensors(network: Network) -> dict[str, Tensor]:
     """The weights by name; the names are those of `tensor_shapes`."""
     tensors: dict[str, Tensor] = {}
-    for prefix, layers in (("preprocess", network.preprocess), ("lstm", network.lstm)):
+    groups: dict[str, Sequence[Dense | LSTMLayer]] = {"preprocess": network.preprocess, "lstm": network.lstm}
+    for prefix, layers in groups.items():
         for k, layer in enumerate(layers):
             tensors[f"{prefix}.{k}.kernel"] = layer.kernel
             tensors[f"{prefix}.{k}.bias"] = layer.bias
@@ -174,8 +173,8 @@ def apply(
         The output [N], unbounded, and the next states.
     """
     x = inputs
-    for layer in network.preprocess:
-        x = ops.elu(_affine(layer.kernel, layer.bias, x))
+    for dense in network.preprocess:
+        x = ops.elu(_affine(dense.kernel, dense.bias, x))
     next_states = []
     for layer, state in zip(network.lstm, states, strict=True):
         state = _lstm_step(layer, x, state)

@@ -1,7 +1,7 @@
-"""Checkpoints of meta-training: one safetensors file each, with a JSON record in its header, written atomically.
+"""Checkpoints of meta-training: one safetensors file each, a JSON record in its header, written atomically.
 
-A checkpoint holds everything that the rest of the run depends on: all random draws and the position in the data
-are functions of the config's seed and the iteration.
+A checkpoint holds everything that the rest of the run depends on: all random draws and the position in the
+data are functions of the config's seed and the iteration.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ def _load(name: str, split: str, data_dir: str | None) -> Images:
         where = data_dir or "TFDS's default folder"
         reason = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
         raise RuntimeError(
-            f"The data set {name!r} is not in {where} and could not be downloaded ({reason}). Point --data_dir or "
-            "TFDS_DATA_DIR to a folder that holds it, or use `digits`, which needs no download."
+            f"The data set {name!r} is not in {where} and could not be downloaded ({reason}). Point "
+            "--data_dir or TFDS_DATA_DIR to a folder that holds it, or use `digits`, which needs no download."
         ) from error
     return Images(
         pixels=data["image"],
@@ -113,7 +113,8 @@ class ImageBatches:
     def __init__(self, images: Images, batch_size: int) -> None:
         if not 0 < batch_size <= len(images.labels):
             raise ValueError(
-                f"Expected a batch size from 1 to {len(images.labels)}, the number of images. Received: {batch_size}"
+                f"Expected a batch size from 1 to {len(images.labels)}, the number of images. "
+                f"Received: {batch_size}"
             )
         self.images = images
         self.batch_size = batch_size

@@ -1,15 +1,15 @@
 """The gradient of what an unroll achieved, by the weights of the rule: truncated BPTT over one period.
 
-The network's inputs are constants (no second derivatives), so the meta-gradient is a sum over coordinates i and
-steps t of the period,
+The network's inputs are constants (no second derivatives), so the meta-gradient is a sum over coordinates i
+and steps t of the period,
 
     sum over i, t of lambda[t, i] * alpha * d direction[t, i] / d weights,
     lambda[t] = sum over s > t of w_s * gradient of f at theta_s,
 
-and the derivative within runs through coordinate i's own LSTM state alone. So `replayed` first makes the period's
-steps with no tape at all, recording what the network saw, and then goes back through a sample of the
-coordinates as through a batch of sequences. `taped` is the same quantity by one tape over the whole unroll:
-slow, plain, and the truth that the tests compare with.
+and the derivative within runs through coordinate i's own LSTM state alone. So `replayed` first makes the
+period's steps with no tape at all, recording what the network saw, and then goes back through a sample of
+the coordinates as through a batch of sequences. `taped` is the same quantity by one tape over the whole
+unroll: slow, plain, and the truth that the tests compare with.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Objective:
             raise ValueError(f"Expected the loss weights 'last' or 'mean'. Received: {self.weights!r}")
         if self.steps < 1 or self.last_batches < 1:
             raise ValueError(
-                f"Expected a period of at least 1 step and 1 last batch. Received: {self.steps}, {self.last_batches}"
+                "Expected a period of at least 1 step and 1 last batch. "
+                f"Received: {self.steps}, {self.last_batches}"
             )
 
     @property
@@ -133,7 +134,8 @@ def replayed(
         carry: what the period starts from.
         constants: the episode's, from the problem's draw.
         batches: `objective.batches` of the problem's.
-        sample: K, how many coordinates are replayed, drawn with replacement so that the result is unbiased; None
+        sample: K, how many coordinates are replayed, drawn with replacement so that the result is unbiased;
+        None
             replays each of the N once, which is exact.
         seed: [2], for the draw.
     """
@@ -157,8 +159,8 @@ def replayed(
         first_lstm = tuple(LSTMState(*(tf.gather(s, chosen, axis=-1) for s in state)) for state in first_lstm)
 
     @_compiled
-    def backward(network: Network, *sequences: Any) -> Network:
-        return _replay(rule, network, *sequences, objective.steps)
+    def backward(network: Network, observations: Observation, lstm: Any, sensitivity: tf.Tensor) -> Network:
+        return _replay(rule, network, observations, lstm, sensitivity, objective.steps)
 
     gradient = backward(network, observations, first_lstm, sensitivity)
     return Period(carry, _value(objective, losses), gradient, losses)
@@ -193,6 +195,7 @@ def _later_gradients(
     last = _slope(problem, objective, last_loss) * last_gradient / problem.tasks
     if objective.weights == "last":
         return tf.repeat(last[None], objective.steps, axis=0)
+    assert met.gradients is not None  # recorded
     slopes = _slope(problem, objective, met.losses[1:])
     earlier = slopes * met.gradients[1:] / problem.tasks
     return tf.cumsum(tf.concat([earlier, last[None]], 0), reverse=True) / objective.steps

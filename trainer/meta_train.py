@@ -52,8 +52,8 @@ def _scaled(problem: Problem, log_range: float) -> Problem:
 class MetaTrainer:
     """The state of a run and its compiled steps.
 
-    Everything random is drawn from the config's seed and the iteration, so that the state between two iterations is
-    the weights, the outer optimizer's variables and a few numbers.
+    Everything random is drawn from the config's seed and the iteration, so that the state between two
+    iterations is the weights, the outer optimizer's variables and a few numbers.
     """
 
     def __init__(self, config: MetaTrainConfig, data_dir: str | None = None) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
+from typing import Any
 
+import tensorflow as tf
 from absl import app, flags
 
 from trainer import meta_train
@@ -20,7 +23,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
 flags.DEFINE_bool("resume", False, "go on from the run's last checkpoint")
 
-_DEFINE = {
+_DEFINE: dict[Any, Callable[..., Any]] = {
     "str": flags.DEFINE_string,
     "int": flags.DEFINE_integer,
     "float": flags.DEFINE_float,
@@ -32,14 +35,16 @@ for _field in dataclasses.fields(MetaTrainConfig):
 
 def config_from_flags() -> MetaTrainConfig:
     """The preset with what the command line changes."""
+    recipe = preset(FLAGS.preset)
     names = [field.name for field in dataclasses.fields(MetaTrainConfig)]
-    given = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
-    return dataclasses.replace(preset(FLAGS.preset), **given)
+    given: dict[str, Any] = {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+    return dataclasses.replace(recipe, **given)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    tf.config.experimental.enable_op_determinism()
     try:
         meta_train.train(config_from_flags(), os.path.expanduser(FLAGS.run_dir), FLAGS.data_dir, FLAGS.resume)
     except (ValueError, RuntimeError) as error:

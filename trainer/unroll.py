@@ -61,8 +61,8 @@ def unroll(
 ) -> tuple[Carry, Trajectory]:
     """Makes `steps` steps, one a batch, and says what they met.
 
-    A loop in the graph: one XLA program of constant size, whatever the number of steps, in which the LSTM's state
-    stays in the same buffers. That is what makes it fast.
+    A loop in the graph: one XLA program of constant size, whatever the number of steps, in which the LSTM's
+    state stays in the same buffers. That is what makes it fast.
 
     Args:
         problem: the optimizee.

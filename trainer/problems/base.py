@@ -1,19 +1,19 @@
 """What an optimizee is: a problem draws an episode, supplies batches and says their loss.
 
-A problem is stateless. What is random in an episode is drawn once, by `draw`, and handed back to `loss`; batches
-are a pure function of a seed and a position. So one trace serves every episode, and a position is all that a
-checkpoint needs to remember of the data.
+A problem is stateless. What is random in an episode is drawn once, by `draw`, and handed back to `loss`;
+batches are a pure function of a seed and a position. So one trace serves every episode, and a position is
+all that a checkpoint needs to remember of the data.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-Seed = tf.Tensor
+Seed: TypeAlias = tf.Tensor
 """[2] int32, for TensorFlow's stateless random functions."""
 
 INITIAL_STDDEV = 0.1

@@ -1,13 +1,14 @@
 """The paper's tasks under the names of its code, and the problems made for meta-training here.
 
-A name such as `mnist-nn-l2-sigmoid-100` says data, network, variation and steps. `DATA_SETS` in
-`trainer.datasets` says where the images come from.
+A name such as `mnist-nn-l2-sigmoid-100` says data, network, variation and steps. `trainer.datasets` says
+where the images come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from trainer import datasets
 from trainer.problems.base import Problem
@@ -15,18 +16,20 @@ from trainer.problems.cnn import CNN
 from trainer.problems.lstm import SineLSTM
 from trainer.problems.mlp import MLP
 
+Build: TypeAlias = Callable[[str | None], Problem]
+"""Makes a problem; the argument is the data folder, None for TFDS's default."""
+
 
 @dataclass(frozen=True)
 class Task:
     """An optimizee and how long it is optimized."""
 
-    build: Callable[[str | None], Problem]
-    """Makes the problem; its argument is the data folder, None for TFDS's default."""
+    build: Build
     steps: int
     """Length of a run, in optimizer steps."""
 
 
-def _mlp(dataset: str, pool: int = 1, hidden: tuple[int, ...] = (20,), activation: str = "sigmoid"):  # noqa: ANN202
+def _mlp(dataset: str, pool: int = 1, hidden: tuple[int, ...] = (20,), activation: str = "sigmoid") -> Build:
     def build(data_dir: str | None) -> Problem:
         images = datasets.load(dataset, data_dir=data_dir)
         return MLP(datasets.pooled(images, pool) if pool > 1 else images, hidden, activation)
@@ -34,12 +37,12 @@ def _mlp(dataset: str, pool: int = 1, hidden: tuple[int, ...] = (20,), activatio
     return build
 
 
-def _cnn(dataset: str, structure: str) -> Callable[[str | None], Problem]:
+def _cnn(dataset: str, structure: str) -> Build:
     return lambda data_dir: CNN(datasets.load(dataset, data_dir=data_dir), structure)
 
 
-def _sine(**settings: float) -> Callable[[str | None], Problem]:
-    return lambda _: SineLSTM(**settings)
+def _sine(layers: int = 1, noise: float = 0.1) -> Build:
+    return lambda _: SineLSTM(layers=layers, noise=noise)
 
 
 PAPER_TASKS: dict[str, Task] = {

@@ -19,9 +19,9 @@ FULLY_CONNECTED_UNITS = 64
 class CNN(Problem):
     """Cross-entropy of a convolutional classifier, mean over the batch.
 
-    `structure` is written as in the paper: c, a 3x3 convolution with bias and ReLU that keeps the image's size; p,
-    2x2 max-pooling with stride 2; f, fully connected, the last one linear with 10 outputs and those before it
-    with 64 units and ReLU.
+    `structure` is written as in the paper: c, a 3x3 convolution with bias and ReLU that keeps the image's
+    size; p, 2x2 max-pooling with stride 2; f, fully connected, the last one linear with 10 outputs and those
+    before it with 64 units and ReLU.
     """
 
     def __init__(self, images: Images, structure: str = "c-c-p-f", batch_size: int = 128) -> None:

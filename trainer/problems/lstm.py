@@ -15,9 +15,9 @@ SEQUENCE = 10
 class SineLSTM(Problem):
     """Mean squared error of the wave's eleventh value, predicted from ten noisy ones.
 
-    The wave is A sin(omega x + phase) at x = 0, 1, ..., with A from U(0, 10), omega from U(0, pi / 2) and phase
-    from U(0, 2 pi). The noise is on the inputs only. The LSTM is plain (no forget bias), the prediction
-    linear in its last hidden state.
+    The wave is A sin(omega x + phase) at x = 0, 1, ..., with A from U(0, 10), omega from U(0, pi / 2) and
+    phase from U(0, 2 pi). The noise is on the inputs only. The LSTM is plain (no forget bias), the
+    prediction linear in its last hidden state.
     """
 
     def __init__(self, units: int = 20, layers: int = 1, noise: float = 0.1, batch_size: int = 128) -> None:

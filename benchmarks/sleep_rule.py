@@ -1,0 +1,160 @@
+"""What to do with a coordinate that has no gradient: five rules measured.
+
+    python -m benchmarks.sleep_rule --weights=rnnprop-paper
+
+On the base MLP and its ReLU variant (2,000 steps), and on an Embedding under a linear classifier whose words
+follow Zipf's law and whose last rows are never used. Prints the final loss and how far rows that had no
+gradient moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from keras import ops
+
+from rnnprop_tf import network as coordinatewise
+from rnnprop_tf import pretrained
+from rnnprop_tf.rule import Observation, RNNpropRule
+from trainer.evaluation.curves import LearnedRunner
+from trainer.problems import catalog
+from trainer.problems.base import Draw, Problem, Seed, normal_params, unpack
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("weights", pretrained.DEFAULT, "name or folder of RNNprop weights")
+flags.DEFINE_string("data_dir", None, "TFDS's folder")
+flags.DEFINE_integer("steps", 2_000, "steps a run")
+flags.DEFINE_integer("runs", 3, "runs a cell, seeds 0, 1, ...")
+
+
+@dataclass(frozen=True)
+class NeverAsleep(RNNpropRule):
+    """The paper's: every coordinate moves at every step."""
+
+    def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
+        inputs, accumulators = self.inputs(accumulators, gradient, step)
+        return Observation(inputs, ops.ones_like(gradient, dtype="bool")), accumulators
+
+
+@dataclass(frozen=True)
+class AsleepUntilFirstGradient(RNNpropRule):
+    """Held while v = 0."""
+
+    def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
+        inputs, (m, v) = self.inputs(accumulators, gradient, step)
+        return Observation(inputs, v > 0), (m, v)
+
+
+@dataclass(frozen=True)
+class AsleepWhenMomentumIsSpent(RNNpropRule):
+    """Held when g = 0 and |m~| is below the threshold; m and v go on decaying."""
+
+    threshold: float = 0.1
+
+    def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
+        inputs, accumulators = self.inputs(accumulators, gradient, step)
+        return Observation(inputs, (gradient != 0) | (ops.abs(inputs[0]) >= self.threshold)), accumulators
+
+
+@dataclass(frozen=True)
+class NoStepButDecay(RNNpropRule):
+    """No gradient, no step; m and v go on decaying, the LSTM's state is held."""
+
+    def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
+        inputs, accumulators = self.inputs(accumulators, gradient, step)
+        return Observation(inputs, gradient != 0), accumulators
+
+
+RULES: dict[str, Callable[[], RNNpropRule]] = {
+    "never asleep (paper)": NeverAsleep,
+    "held while v = 0": AsleepUntilFirstGradient,
+    "held at g = 0, |m~| < 0.1": AsleepWhenMomentumIsSpent,
+    "held at g = 0, |m~| < 0.5": partial(AsleepWhenMomentumIsSpent, threshold=0.5),
+    "no step at g = 0, m, v decay": NoStepButDecay,
+    "all held at g = 0 (ours)": RNNpropRule,
+}
+
+
+class BagOfWords(Problem):
+    """Classifies bags of words by their mean embedding; the last `UNUSED` words never occur."""
+
+    WORDS, UNUSED, UNITS, CLASSES, LENGTH, BATCH = 1_000, 100, 8, 4, 20, 32
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((self.WORDS, self.UNITS), (self.UNITS, self.CLASSES), (self.CLASSES,))
+
+    def draw(self, seed: Seed) -> Draw:
+        # The classes' word preferences: what is to be learned.
+        taste = tf.random.stateless_normal([self.WORDS, self.CLASSES], [7, 7])
+        return Draw(normal_params(self.size, seed), constants=(taste,))
+
+    def batches(self, seed: Seed, first: tf.Tensor, count: int) -> Any:
+        positions = tf.cast(first, tf.int32) + tf.range(count)
+        ranks = tf.range(1, self.WORDS - self.UNUSED + 1, dtype=tf.float32)
+        logits = tf.repeat(-tf.math.log(ranks)[None], self.BATCH, 0)
+        draw = lambda p: tf.random.stateless_categorical(  # noqa: E731
+            logits, self.LENGTH, tf.random.fold_in(seed, p), dtype=tf.int32
+        )
+        return (tf.map_fn(draw, positions),)
+
+    def loss(self, params: tf.Tensor, constants: Any, batch: Any) -> tf.Tensor:
+        (words,), (taste,) = batch, constants
+        embedding, kernel, bias = unpack(params, self.shapes)
+        labels = tf.argmax(tf.reduce_sum(tf.gather(taste, words), 1), -1)
+        logits = tf.reduce_mean(tf.gather(embedding, words), 1) @ kernel + bias
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+
+def idle_drift(problem: BagOfWords, runner: LearnedRunner, steps: int) -> tuple[float, float]:
+    """Mean |change| of an embedding number: in unused rows over the run, in used rows per idle step."""
+    carry, constants = (
+        runner._start(problem.draw(tf.constant([0, 1])).params),
+        problem.draw(tf.constant([0, 1])).constants,
+    )
+    start = carry.params
+    idle, idle_steps = 0.0, 0
+    rows = problem.WORDS * problem.UNITS
+    for t in range(steps):
+        batches = problem.batches(tf.constant([3, 4]), tf.constant(t), 1)
+        before = carry.params
+        carry, _ = runner._steps(runner.network, carry, constants, batches, 1)
+        moved = np.abs((carry.params - before).numpy()[:rows]).reshape(problem.WORDS, problem.UNITS)
+        absent = np.ones(problem.WORDS, bool)
+        absent[batches[0].numpy().ravel()] = False
+        absent[-problem.UNUSED :] = False
+        idle, idle_steps = idle + moved[absent].sum(), idle_steps + moved[absent].size
+    unused = np.abs((carry.params - start).numpy()[:rows]).reshape(problem.WORDS, -1)[-problem.UNUSED :]
+    return float(unused.mean()), float(idle / idle_steps)
+
+
+def main(_: list[str]) -> None:
+    loaded = pretrained.load(FLAGS.weights)
+    network = coordinatewise.from_tensors(
+        coordinatewise.to_tensors(loaded.network), coordinatewise.architecture_of(loaded.network)
+    )
+    names = ("mnist-nn-sigmoid-100", "mnist-nn-relu-100")
+    problems: dict[str, Problem] = {name: catalog.task(name).build(FLAGS.data_dir) for name in names}
+    problems["bag of words"] = bag = BagOfWords()
+    print(f"{FLAGS.weights}, {FLAGS.steps} steps, {FLAGS.runs} runs: final losses; drift of idle rows")
+    for title, rule in RULES.items():
+        cells = []
+        for problem in problems.values():
+            runner = LearnedRunner(problem, rule(), network, loaded.learning_rate)
+            runs = [runner.run(FLAGS.steps, seed).final_loss for seed in range(FLAGS.runs)]
+            cells.append(f"{np.mean(runs):.4f}")
+        unused, idle = idle_drift(bag, runner, min(FLAGS.steps, 500))
+        print(
+            f"{title:30s} {' '.join(cells)}   unused rows {unused:.4f}, idle rows a step {idle:.6f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,122 @@
+"""Turns a run's best checkpoint into a weight folder.
+
+    python -m trainer.export --run_dir=runs/mine --out=weights/mine
+
+The checkpoint is chosen by the paper's criterion: the lowest moving-average train loss, or, for a run that
+selects by validation, the lowest loss on the plain task. The folder's `config.json` is the weights' card.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from rnnprop_tf import network as coordinatewise
+from rnnprop_tf import pretrained
+from trainer import checkpoint
+from trainer.checkpoint import Checkpoint
+from trainer.config import MetaTrainConfig
+from trainer.evaluation.results import Results
+from trainer.meta_train import rule_of
+
+LICENCE = "Apache-2.0"
+
+
+def best_checkpoint(folder: str, iteration: int | None = None) -> Checkpoint:
+    """The checkpoint that the run's criterion chooses, or that of an iteration.
+
+    Raises:
+        ValueError: the folder holds no checkpoint, not that one, or none old enough to have an average.
+    """
+    there = checkpoint.iterations(folder)
+    if not there:
+        raise ValueError(f"No checkpoint in {folder}. Expected the --run_dir of a run of trainer.train.")
+    if iteration is not None:
+        if iteration not in there:
+            raise ValueError(f"{folder} holds no checkpoint {iteration}, but {there}.")
+        return checkpoint.load(checkpoint.path_of(folder, iteration))
+    saved = [checkpoint.load(checkpoint.path_of(folder, k)) for k in there]
+    by_validation = saved[0].record["config"]["select"] == "validation"
+    criterion = "validation_loss" if by_validation else "average_loss"
+    rated = [s for s in saved if s.record[criterion] is not None]
+    if not rated:
+        raise ValueError(
+            f"No checkpoint in {folder} has a moving-average loss yet, which takes 100 iterations. Train on "
+            "with --resume, or name one with --iteration."
+        )
+    return min(rated, key=lambda s: s.record[criterion])
+
+
+def export(
+    run_dir: str, out: str, iteration: int | None = None, results_dir: str | None = None, recipe: str = ""
+) -> Checkpoint:
+    """Writes the weight folder. Returns the checkpoint it was made from.
+
+    Args:
+        run_dir: of the run.
+        out: the weight folder.
+        iteration: of the checkpoint; by default the best one.
+        results_dir: of `trainer.evaluate`; what it measured of these weights goes onto the card.
+        recipe: how the weights were made, in words.
+
+    Raises:
+        ValueError: see `best_checkpoint`.
+    """
+    chosen = best_checkpoint(run_dir, iteration)
+    config = MetaTrainConfig(**chosen.record["config"])
+    rule, architecture = rule_of(config)
+    prefix = "network."
+    tensors = {name.removeprefix(prefix): t for name, t in chosen.tensors.items() if name.startswith(prefix)}
+    provenance = {
+        "recipe": recipe,
+        "meta_training": config.as_dict(),
+        "seed": config.seed,
+        "iterations": chosen.record["iteration"],
+        "average_train_loss": chosen.record["average_loss"],
+        "data": config.task,
+        "licence": LICENCE,
+        "results": _measured(results_dir, out) if results_dir else {},
+    }
+    network = coordinatewise.from_tensors(tensors, architecture)
+    pretrained.save(out, network, rule, config.alpha, provenance)
+    return chosen
+
+
+def _measured(results_dir: str, weights: str) -> dict[str, Any]:
+    """By task: mean final loss, runs and first seed, of the runs that name these weights."""
+    names = {weights, os.path.basename(weights.rstrip("/"))}
+    by_task: dict[str, list[Any]] = {}
+    for row in Results(results_dir).rows:
+        if row.optimizer in names:
+            by_task.setdefault(f"{row.task} ({row.steps} steps)", []).append(row)
+    return {
+        task: {
+            "mean_final_loss": round(float(np.mean([row.final_loss for row in rows])), 5),
+            "runs": len(rows),
+            "first_seed": min(row.seed for row in rows),
+        }
+        for task, rows in by_task.items()
+    }
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    try:
+        chosen = export(FLAGS.run_dir, FLAGS.out, FLAGS.iteration, FLAGS.results, FLAGS.recipe)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+    print(f"Wrote {FLAGS.out} from the checkpoint after {chosen.record['iteration']} iterations.")
+
+
+FLAGS = flags.FLAGS
+if __name__ == "__main__":
+    flags.DEFINE_string("run_dir", None, "folder of the run", required=True)
+    flags.DEFINE_string("out", None, "the weight folder to write", required=True)
+    flags.DEFINE_integer("iteration", None, "checkpoint to take; by default the best by the run's criterion")
+    flags.DEFINE_string("results", None, "folder of trainer.evaluate whose results go onto the card")
+    flags.DEFINE_string("recipe", "", "how the weights were made, in words, for the card")
+    app.run(main)
