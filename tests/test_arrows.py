@@ -42,10 +42,10 @@ ALLOWED = {
     "trainer.checkpoint": "numpy safetensors tensorflow rnnprop_tf.network trainer.config trainer.files",
     # Evaluation: `baselines` and `curves` compute, `tables` and `plots` only read files.
     "trainer.evaluation": "",
-    "trainer.evaluation.baselines": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule",
-    "trainer.evaluation.curves": "keras numpy tensorflow tqdm rnnprop_tf.network rnnprop_tf.rule"
-    " rnnprop_tf.pretrained trainer.datasets trainer.files trainer.problems.base trainer.problems.catalog"
-    " trainer.unroll trainer.evaluation.baselines",
+    "trainer.evaluation.baselines": "keras numpy",
+    "trainer.evaluation.results": "numpy tensorflow trainer.files",
+    "trainer.evaluation.curves": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule"
+    " trainer.problems.base trainer.unroll",
     "trainer.evaluation.tables": "numpy",
     "trainer.evaluation.plots": "matplotlib numpy trainer.evaluation.tables",
     # Meta-training, which evaluates as it goes.
@@ -54,11 +54,11 @@ ALLOWED = {
     " trainer.unroll trainer.meta_gradient trainer.config trainer.checkpoint trainer.files"
     " trainer.evaluation.curves",
     # The commands: the only modules that know flags.
-    "trainer.train": "absl trainer.config trainer.meta_train",
-    "trainer.evaluate": "absl rnnprop_tf.pretrained trainer.datasets trainer.problems.catalog"
-    " trainer.evaluation.baselines trainer.evaluation.curves",
-    "trainer.export": "absl numpy rnnprop_tf.pretrained trainer.config trainer.checkpoint trainer.files"
-    " trainer.evaluation.curves",
+    "trainer.train": "absl tensorflow trainer.config trainer.meta_train",
+    "trainer.evaluate": "absl numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
+    " trainer.evaluation.baselines trainer.evaluation.curves trainer.evaluation.results",
+    "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
+    " trainer.meta_train trainer.evaluation.results",
     "trainer.report": "absl trainer.evaluation.tables trainer.evaluation.plots",
     "trainer.demo": "absl keras numpy tensorflow tqdm rnnprop_tf trainer.config trainer.datasets"
     " trainer.meta_train trainer.export trainer.evaluation.tables trainer.evaluation.plots",
