@@ -1,7 +1,14 @@
 """How a rule runs over the variables of a model: layout, grouping, compilation.
 
 Nothing here changes what a rule computes: for each variable the results are those of `rule.update` on its
-flattened coordinates.
+flattened coordinates. The choices, each measured on two CPU cores with 33 variables of mixed shapes and a
+million coordinates:
+
+- Features first, [H, N]: 190 ns a coordinate compiled by XLA, against 249 as [N, H] and 380 uncompiled.
+- Compiled here, because Keras does not compile `fit` on a CPU. Inside a compiled step it is part of that.
+- One program per group of variables, compiled once per number of coordinates (0.6 s of processor time each).
+  Small variables are joined; one program each takes 1.7 times as long to compile and is no faster.
+- Joined outside of the program: XLA needs 4.5 s for a program that joins 30 variables itself.
 """
 
 from __future__ import annotations
@@ -46,13 +53,17 @@ def update(
     directions: list[Tensor] = list(gradients)
     next_states = list(states)
     for group in groups(sizes):
-        flat_states = [_reshape_state(states[i], [sizes[i]]) for i in group]
-        flat_gradients = [tf.reshape(gradients[i], [-1]) for i in group]
-        results = _compiled(rule)(network, flat_states, flat_gradients, step)
-        for i, direction, state in zip(group, *results, strict=True):
+        gradient = _join([tf.reshape(gradients[i], [-1]) for i in group])
+        state = tf.nest.map_structure(
+            lambda *parts: _join(parts), *(_reshape_state(states[i], [sizes[i]]) for i in group)
+        )
+        direction, state = _compiled(rule)(network, state, gradient, step)
+        group_sizes = [sizes[i] for i in group]
+        parts = [_split(tensor, group_sizes) for tensor in (direction, *tf.nest.flatten(state))]
+        for i, flat_direction, *flat_state in zip(group, *parts, strict=True):
             shape = gradients[i].shape
-            directions[i] = tf.reshape(direction, shape)
-            next_states[i] = _reshape_state(state, shape)
+            directions[i] = tf.reshape(flat_direction, shape)
+            next_states[i] = _reshape_state(tf.nest.pack_sequence_as(state, flat_state), shape)
     return directions, next_states
 
 
@@ -73,24 +84,16 @@ def groups(sizes: Sequence[int]) -> list[list[int]]:
 
 @functools.cache
 def _compiled(rule: Rule) -> Callable:
-    """`_update_group`, compiled. The weights are arguments, so all networks share the programs of a rule."""
-    return tf.function(functools.partial(_update_group, rule), jit_compile=True, autograph=False)
+    """`rule.update`, compiled once per number of coordinates, whatever the network's weights."""
+    return tf.function(rule.update, jit_compile=True, autograph=False)
 
 
-def _update_group(
-    rule: Rule, network: Network, states: list[RuleState], gradients: list[Tensor], step: Tensor
-) -> tuple[list[Tensor], list[RuleState]]:
-    """`rule.update` on the coordinates of several variables at once; all tensors are [N] or [H, N]."""
-    if len(gradients) == 1:
-        direction, state = rule.update(network, states[0], gradients[0], step)
-        return [direction], [state]
-    sizes = [gradient.shape[0] for gradient in gradients]
-    joined = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=-1), *states)
-    direction, state = rule.update(network, joined, tf.concat(gradients, axis=-1), step)
-    parts = [tf.split(tensor, sizes, axis=-1) for tensor in tf.nest.flatten(state)]
-    return tf.split(direction, sizes), [
-        tf.nest.pack_sequence_as(state, tensors) for tensors in zip(*parts, strict=True)
-    ]
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=-1)
+
+
+def _split(tensor: Tensor, sizes: list[int]) -> list[Tensor]:
+    return [tensor] if len(sizes) == 1 else tf.split(tensor, sizes, axis=-1)
 
 
 def _reshape_state(state: RuleState, shape: Sequence[int]) -> RuleState:

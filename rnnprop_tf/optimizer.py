@@ -145,6 +145,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         with tf.init_scope():
             return super().add_variable(*args, **kwargs)
 
+    @tf.autograph.experimental.do_not_convert  # AutoGraph would take most of the tracing time.
     def apply(
         self, grads: Sequence[Tensor | None], trainable_variables: Sequence[keras.Variable] | None = None
     ) -> None:
