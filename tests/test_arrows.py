@@ -60,8 +60,8 @@ ALLOWED = {
     "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
     " trainer.meta_train trainer.evaluation.results",
     "trainer.report": "absl trainer.evaluation.tables trainer.evaluation.plots",
-    "trainer.demo": "absl keras numpy tensorflow tqdm rnnprop_tf trainer.config trainer.datasets"
-    " trainer.meta_train trainer.export trainer.evaluation.tables trainer.evaluation.plots",
+    "trainer.demo": "absl keras matplotlib numpy tensorflow rnnprop_tf trainer.config trainer.datasets"
+    " trainer.meta_train trainer.export",
 }
 
 MODULES = {

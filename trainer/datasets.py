@@ -15,6 +15,7 @@ import tensorflow as tf
 
 TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
 NAMES = (*TFDS_NAMES, "digits")
+DOWNLOAD_RETRIES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,11 @@ def _load(name: str, split: str, data_dir: str | None) -> Images:
     if name == "digits":
         return _load_digits(split)
     import tensorflow_datasets as tfds  # slow to import, and digits do without it
+    from tensorflow_datasets.core.download import downloader
 
+    # TFDS waits twice as long before each retry of a download: with its own 10 retries it takes minutes to
+    # say that there is no network, with these 3 seconds.
+    downloader.MAX_RETRIES = DOWNLOAD_RETRIES
     try:
         data = tfds.as_numpy(tfds.load(name, split=split, data_dir=data_dir, batch_size=-1))
     except Exception as error:  # TFDS and its downloads fail in many types

@@ -142,7 +142,7 @@ def main(argv: list[str]) -> None:
                     f"  {label:40s} mean {np.mean(values):.4f} +- {error:.4f}, median {np.median(values):.4f}"
                 )
     except (ValueError, RuntimeError) as error:
-        raise app.UsageError(str(error)) from error
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

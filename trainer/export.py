@@ -8,6 +8,7 @@ selects by validation, the lowest loss on the plain task. The folder's `config.j
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -41,7 +42,7 @@ def best_checkpoint(folder: str, iteration: int | None = None) -> Checkpoint:
     saved = [checkpoint.load(checkpoint.path_of(folder, k)) for k in there]
     by_validation = saved[0].record["config"]["select"] == "validation"
     criterion = "validation_loss" if by_validation else "average_loss"
-    rated = [s for s in saved if s.record[criterion] is not None]
+    rated = [s for s in saved if math.isfinite(s.record[criterion] or math.nan)]
     if not rated:
         raise ValueError(
             f"No checkpoint in {folder} has a moving-average loss yet, which takes 100 iterations. Train on "
@@ -108,7 +109,7 @@ def main(argv: list[str]) -> None:
     try:
         chosen = export(FLAGS.run_dir, FLAGS.out, FLAGS.iteration, FLAGS.results, FLAGS.recipe)
     except ValueError as error:
-        raise app.UsageError(str(error)) from error
+        raise SystemExit(str(error)) from error
     print(f"Wrote {FLAGS.out} from the checkpoint after {chosen.record['iteration']} iterations.")
 
 

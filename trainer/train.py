@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     try:
         meta_train.train(config_from_flags(), os.path.expanduser(FLAGS.run_dir), FLAGS.data_dir, FLAGS.resume)
     except (ValueError, RuntimeError) as error:
-        raise app.UsageError(str(error)) from error
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":
