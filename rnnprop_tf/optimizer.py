@@ -155,12 +155,11 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             grads: A gradient per variable, or `None` for a variable to leave alone.
             trainable_variables: The variables; defaults to those the optimizer was built with.
         """
-        # Slices become dense before clipping, accumulation and the finiteness check: repeated rows must have
-        # been added up, and the rule sees every coordinate.
-        grads = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
         # With data of unknown length Keras calls the step once more at the end of an epoch; the iterator
         # fails there, but whatever does not wait for the gradients would run.
-        with tf.control_dependencies([tf.group(*(g for g in grads if g is not None))]):
+        with tf.control_dependencies([g for g in grads if isinstance(g, tf.Tensor | tf.IndexedSlices)]):
+            gradients_are_there = tf.no_op()
+        with tf.control_dependencies([gradients_are_there]):
             super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Tensor, variable: tf.Variable, learning_rate: Tensor) -> None:
@@ -204,6 +203,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 ),
             )
 
+    def _filter_empty_gradients(
+        self, grads: Sequence[Tensor | None], vars: Sequence[keras.Variable]
+    ) -> tuple[list[Tensor], list[keras.Variable]]:
+        grads, variables = super()._filter_empty_gradients(grads, vars)
+        # What `apply` does first. Slices become dense before clipping and accumulation, which must see
+        # repeated rows added up.
+        return [_dense(g, v) for g, v in zip(grads, variables, strict=True)], variables
+
     def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
         clipped = super()._clip_gradients(grads)
         if not self.skip_nonfinite:
@@ -234,7 +241,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def _update(
         self, gradients: Sequence[Tensor], variables: Sequence[tf.Variable], learning_rate: Tensor
     ) -> None:
-        gradients = [tf.cast(gradient, "float32") for gradient in gradients]
+        gradients = [
+            tf.ensure_shape(tf.cast(gradient, "float32"), variable.shape)
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
         taken = tf.constant(True)
         if self.skip_nonfinite:
             taken = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
@@ -385,6 +395,12 @@ def _slot_prefix(variable: keras.Variable | tf.Variable) -> str:
     """The variable's part of its slots' names, as in Keras's optimizers."""
     path = variable.path if hasattr(variable, "path") else variable.name
     return path.replace("/", "_").replace(":", "_")
+
+
+def _dense(gradient: Tensor, variable: keras.Variable) -> Tensor:
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.convert_to_tensor(tf.IndexedSlices(gradient.values, gradient.indices, variable.shape))
 
 
 def _check_dtype(variable: keras.Variable) -> None:
