@@ -57,8 +57,9 @@ class MetaTrainConfig:
         self._expect(self.loss_weights in ("last", "mean"), "loss_weights", "last or mean")
         for name in ("tasks", "steps", "period", "last_batches", "iterations", "checkpoint_every"):
             self._expect(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm", "seed"):
-            self._expect(getattr(self, name) >= 0, name, "0 or more")
+        for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm"):
+            self._expect(0 <= getattr(self, name) < float("inf"), name, "0 or more")
+        self._expect(0 <= self.seed < 2**31, "seed", "a number from 0 to 2^31 - 1")
         for name in ("alpha", "learning_rate"):
             self._expect(0 < getattr(self, name) < float("inf"), name, "a positive number")
         self._expect(0 < self.sample <= 1, "sample", "a share above 0, up to 1")

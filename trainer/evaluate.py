@@ -21,6 +21,9 @@ from trainer.evaluation.curves import KerasRunner, LearnedRunner, Runner
 from trainer.evaluation.results import Results
 from trainer.problems import catalog
 
+TUNING_SEED = 500_000
+"""First of the seeds used for tuning, far from those of any reported run."""
+
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
     "tasks", ["mnist-nn-sigmoid-100"], "names of trainer.problems.catalog, or 'paper' for its 22 tasks"
@@ -33,16 +36,13 @@ flags.DEFINE_list(
     "or such a name with a rate, as in adam:0.001",
 )
 flags.DEFINE_integer("runs", 20, "runs a cell, their seeds counting up from --first_seed", lower_bound=1)
-flags.DEFINE_integer("first_seed", 0, "of the runs", lower_bound=0)
+flags.DEFINE_integer("first_seed", 0, "of the runs", lower_bound=0, upper_bound=TUNING_SEED - 1)
 flags.DEFINE_integer(
     "tuning_runs", 5, "runs for each learning rate tried, with seeds of their own", lower_bound=1
 )
 flags.DEFINE_integer("steps", None, "steps a run; the task's own by default", lower_bound=1)
 flags.DEFINE_string("out", None, "folder for runs.csv and the curves", required=True)
 flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
-
-TUNING_SEED = 500_000
-"""First of the seeds used for tuning, far from those of any reported run."""
 
 
 class Entrant(NamedTuple):
@@ -80,6 +80,7 @@ def evaluate(
     task_name: str,
     entrants: list[Entrant],
     seeds: range,
+    tuning_seeds: range,
     steps: int | None,
     data_dir: str | None,
 ) -> dict[str, list[float]]:
@@ -94,16 +95,15 @@ def evaluate(
             runner = LearnedRunner(problem, weights.rule, weights.network, weights.learning_rate)
         else:
             runner = KerasRunner(problem, baselines.OPTIMIZERS[name]())
-        rate = rate or _tuned(results, task_name, name, runner, steps)
+        rate = rate or _tuned(results, task_name, name, runner, steps, tuning_seeds)
         losses[f"{name} ({rate:.4g})"] = _cell(results, task_name, name, runner, rate, steps, list(seeds))
     return losses
 
 
-def _tuned(results: Results, task: str, name: str, runner: Runner, steps: int) -> float:
-    seeds = list(range(TUNING_SEED, TUNING_SEED + FLAGS.tuning_runs))
+def _tuned(results: Results, task: str, name: str, runner: Runner, steps: int, seeds: range) -> float:
     return baselines.tune(
         baselines.FIRST_GRID[name],
-        lambda rate: float(np.mean(_cell(results, task, name, runner, rate, steps, seeds))),
+        lambda rate: float(np.mean(_cell(results, task, name, runner, rate, steps, list(seeds)))),
     )
 
 
@@ -133,8 +133,9 @@ def main(argv: list[str]) -> None:
             catalog.task(name)
         results = Results(os.path.expanduser(FLAGS.out))
         seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.runs)
+        tuning_seeds = range(TUNING_SEED, TUNING_SEED + FLAGS.tuning_runs)
         for name in names:
-            losses = evaluate(results, name, entrants, seeds, FLAGS.steps, FLAGS.data_dir)
+            losses = evaluate(results, name, entrants, seeds, tuning_seeds, FLAGS.steps, FLAGS.data_dir)
             print(f"{name}: final loss of {FLAGS.runs} runs")
             for label, values in losses.items():
                 error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan

@@ -30,7 +30,7 @@ def best_checkpoint(folder: str, iteration: int | None = None) -> Checkpoint:
     """The checkpoint that the run's criterion chooses, or that of an iteration.
 
     Raises:
-        ValueError: the folder holds no checkpoint, not that one, or none old enough to have an average.
+        ValueError: the folder holds no checkpoint, not that one, or none with a finite loss to judge by.
     """
     there = checkpoint.iterations(folder)
     if not there:
@@ -42,11 +42,11 @@ def best_checkpoint(folder: str, iteration: int | None = None) -> Checkpoint:
     saved = [checkpoint.load(checkpoint.path_of(folder, k)) for k in there]
     by_validation = saved[0].record["config"]["select"] == "validation"
     criterion = "validation_loss" if by_validation else "average_loss"
-    rated = [s for s in saved if math.isfinite(s.record[criterion] or math.nan)]
+    rated = [s for s in saved if s.record[criterion] is not None and math.isfinite(s.record[criterion])]
     if not rated:
         raise ValueError(
-            f"No checkpoint in {folder} has a moving-average loss yet, which takes 100 iterations. Train on "
-            "with --resume, or name one with --iteration."
+            f"No checkpoint in {folder} has a finite {criterion}; the moving average takes 100 iterations. "
+            "Train on with --resume, or name a checkpoint with --iteration."
         )
     return min(rated, key=lambda s: s.record[criterion])
 
@@ -106,11 +106,14 @@ def _measured(results_dir: str, weights: str) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    run_dir, out, results = (
+        path and os.path.expanduser(path) for path in (FLAGS.run_dir, FLAGS.out, FLAGS.results)
+    )
     try:
-        chosen = export(FLAGS.run_dir, FLAGS.out, FLAGS.iteration, FLAGS.results, FLAGS.recipe)
+        chosen = export(run_dir, out, FLAGS.iteration, results, FLAGS.recipe)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    print(f"Wrote {FLAGS.out} from the checkpoint after {chosen.record['iteration']} iterations.")
+    print(f"Wrote {out} from the checkpoint after {chosen.record['iteration']} iterations.")
 
 
 FLAGS = flags.FLAGS

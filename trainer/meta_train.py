@@ -122,6 +122,9 @@ class MetaTrainer:
         return result.carry, result.objective, finite
 
     def _average(self, loss: float) -> None:
+        """Takes a loss into the moving average, where one that is not finite would stay forever."""
+        if not math.isfinite(loss):
+            return
         self.block_losses.append(loss)
         if len(self.block_losses) == AVERAGED_ITERATIONS:
             mean = float(np.mean(self.block_losses))

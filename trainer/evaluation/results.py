@@ -66,7 +66,8 @@ class Results:
         curves: np.ndarray,
     ) -> None:
         """Writes runs of one cell: the curves [runs, steps] first, then their rows."""
-        name = f"{task}--{optimizer.strip('/').replace('/', '_')}--{learning_rate:.6g}--{steps}--{seeds[0]}.npy"
+        by = optimizer.strip("/").replace("/", "_")
+        name = f"{task}--{by}--{learning_rate:.6g}--{steps}--{seeds[0]}.npy"
         content = io.BytesIO()
         np.save(content, curves.astype(np.float32), allow_pickle=False)
         files.write_atomically(os.path.join(self._folder, "curves", name), content.getvalue())
