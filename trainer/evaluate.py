@@ -25,24 +25,6 @@ TUNING_SEED = 500_000
 """First of the seeds used for tuning, far from those of any reported run."""
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list(
-    "tasks", ["mnist-nn-sigmoid-100"], "names of trainer.problems.catalog, or 'paper' for its 22 tasks"
-)
-flags.DEFINE_list(
-    "optimizers",
-    [pretrained.DEFAULT, "adam"],
-    "each is the name or folder of pretrained weights; or one of "
-    f"{', '.join(baselines.OPTIMIZERS)}, which is tuned on the sqrt(2) grid of learning rates, task by task; "
-    "or such a name with a rate, as in adam:0.001",
-)
-flags.DEFINE_integer("runs", 20, "runs a cell, their seeds counting up from --first_seed", lower_bound=1)
-flags.DEFINE_integer("first_seed", 0, "of the runs", lower_bound=0, upper_bound=TUNING_SEED - 1)
-flags.DEFINE_integer(
-    "tuning_runs", 5, "runs for each learning rate tried, with seeds of their own", lower_bound=1
-)
-flags.DEFINE_integer("steps", None, "steps a run; the task's own by default", lower_bound=1)
-flags.DEFINE_string("out", None, "folder for runs.csv and the curves", required=True)
-flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
 
 
 class Entrant(NamedTuple):
@@ -147,4 +129,22 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_list(
+        "tasks", ["mnist-nn-sigmoid-100"], "names of trainer.problems.catalog, or 'paper' for its 22 tasks"
+    )
+    flags.DEFINE_list(
+        "optimizers",
+        [pretrained.DEFAULT, "adam"],
+        "each is the name or folder of pretrained weights; or one of "
+        f"{', '.join(baselines.OPTIMIZERS)}, which is tuned on the sqrt(2) grid of learning rates, task by "
+        "task; or such a name with a rate, as in adam:0.001",
+    )
+    flags.DEFINE_integer("runs", 20, "runs a cell, their seeds counting up from --first_seed", lower_bound=1)
+    flags.DEFINE_integer("first_seed", 0, "of the runs", lower_bound=0, upper_bound=TUNING_SEED - 1)
+    flags.DEFINE_integer(
+        "tuning_runs", 5, "runs for each learning rate tried, with seeds of their own", lower_bound=1
+    )
+    flags.DEFINE_integer("steps", None, "steps a run; the task's own by default", lower_bound=1)
+    flags.DEFINE_string("out", None, "folder for runs.csv and the curves", required=True)
+    flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
     app.run(main)

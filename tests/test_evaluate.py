@@ -1,0 +1,491 @@
+"""Evaluation and export: the final loss, fair comparisons, files that are never made twice or mixed up."""
+
+import csv
+import functools
+import json
+import math
+import re
+from types import SimpleNamespace
+from unittest import mock
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rnnprop_tf import RNNprop, pretrained
+from rnnprop_tf import network as coordinatewise
+from rnnprop_tf.network import Architecture
+from rnnprop_tf.rule import DMRule, RNNpropRule
+from trainer import checkpoint, datasets, evaluate, export, files
+from trainer.checkpoint import Checkpoint
+from trainer.config import MetaTrainConfig
+from trainer.evaluation import baselines, curves
+from trainer.evaluation.curves import KerasRunner, LearnedRunner, Run, Runner
+from trainer.evaluation.results import Results, Row
+from trainer.problems.mlp import MLP
+from trainer.unroll import loss_and_gradient
+
+TASK = "digits-nn-sigmoid-100"
+NETWORK = coordinatewise.initial_weights(Architecture(), 1)
+
+
+@functools.cache
+def problem():
+    return MLP(datasets.load("digits"), hidden=(4,), batch_size=16)
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Ten steps a compiled call, so that short runs have several."""
+    monkeypatch.setattr(curves, "CHUNK", 10)
+
+
+def slow_run(seed, steps, make_step):
+    """Step by step, eagerly; `make_step(params, gradient)` gives the next parameters."""
+    start_seed, data_seed = tf.unstack(tf.random.split(tf.constant([seed, 0x45564C], tf.int32)))
+    params, constants = problem().draw(start_seed)
+    batches = problem().batches(data_seed, tf.constant(0), steps)
+    curve = []
+    for t in range(steps):
+        batch = tf.nest.map_structure(lambda b: b[t], batches)  # noqa: B023
+        loss, gradient = loss_and_gradient(problem(), params, constants, batch)
+        curve.append(float(loss))
+        params = make_step(params, gradient)
+    final = [
+        float(problem().loss(params, constants, tf.nest.map_structure(lambda b: b[t], batches)))  # noqa: B023
+        for t in range(steps)
+    ]
+    return curve, np.mean(final)
+
+
+# Runs.
+
+
+@pytest.mark.parametrize("steps", [25, 10, 3])
+def test_a_keras_run_is_the_plain_loop_and_its_final_loss_the_mean_over_all_batches(steps, short_chunks):
+    runner = KerasRunner(problem(), keras.optimizers.Adam())
+    runner.tune(0.02)
+    run = runner.run(steps, seed=5)
+    variable = tf.Variable(tf.zeros([problem().size]))
+    adam = keras.optimizers.Adam(0.02)
+    adam.build([variable])
+
+    def step(params, gradient):
+        variable.assign(params)
+        adam.apply([gradient], [variable])
+        return variable.read_value()
+
+    curve, final_loss = slow_run(5, steps, step)
+    assert run.curve.shape == (steps,)
+    np.testing.assert_allclose(run.curve, curve, rtol=1e-4)
+    np.testing.assert_allclose(run.final_loss, final_loss, rtol=1e-4)
+
+
+def test_a_learned_run_is_the_plain_loop(short_chunks):
+    rule = RNNpropRule()
+    run = LearnedRunner(problem(), rule, NETWORK, alpha=0.1).run(25, seed=5)
+    state = rule.initial_state(NETWORK, problem().size)
+    count = 0
+
+    def step(params, gradient):
+        nonlocal state, count
+        count += 1
+        direction, state = rule.update(NETWORK, state, gradient, tf.constant(float(count)))
+        return params + 0.1 * direction
+
+    curve, final_loss = slow_run(5, 25, step)
+    np.testing.assert_allclose(run.curve, curve, rtol=1e-4)
+    np.testing.assert_allclose(run.final_loss, final_loss, rtol=1e-4)
+
+
+def test_a_seed_is_the_same_start_and_data_for_every_optimizer(short_chunks):
+    """Without a step, the curve is the start's loss on each batch."""
+    keras_runner = KerasRunner(problem(), keras.optimizers.SGD())
+    keras_runner.tune(0.0)
+    learned = LearnedRunner(problem(), RNNpropRule(), NETWORK, alpha=0.0)
+    for seed in (0, 1):
+        ours, theirs = (runner.run(15, seed) for runner in (learned, keras_runner))
+        np.testing.assert_allclose(ours.curve, theirs.curve, rtol=1e-6)
+        np.testing.assert_allclose(ours.final_loss, theirs.final_loss, rtol=1e-6)
+        np.testing.assert_allclose(ours.final_loss, ours.curve.mean(), rtol=1e-6)
+    assert not np.allclose(learned.run(15, 0).curve, learned.run(15, 1).curve)
+
+
+def test_a_run_leaves_nothing_behind(short_chunks):
+    """Adam's moments, step counter and rate are those of a new optimizer at each start."""
+    runner = KerasRunner(problem(), keras.optimizers.Adam())
+    runner.tune(0.05)
+    first = runner.run(15, 0)
+    runner.tune(0.5)
+    other = runner.run(15, 0)
+    runner.tune(0.05)
+    again = runner.run(15, 0)
+    np.testing.assert_array_equal(first.curve, again.curve)
+    assert first.final_loss == again.final_loss != other.final_loss
+
+
+@pytest.mark.parametrize("name", baselines.OPTIMIZERS)
+def test_every_baseline_can_be_tuned_and_learns(name, short_chunks):
+    runner = KerasRunner(problem(), baselines.OPTIMIZERS[name]())
+    exponents = baselines.FIRST_GRID[name]
+    runner.tune(0.0)
+    untrained = runner.run(30, 0).final_loss
+    runner.tune(baselines.learning_rate(exponents[len(exponents) // 2]))
+    assert runner.run(30, 0).final_loss < untrained
+
+
+# The search of the learning rate.
+
+
+@pytest.mark.parametrize("best", [-2, 0, 3, 9, -11, 40, -40])
+def test_tuning_finds_the_best_rate_and_widens_the_grid_for_it(best):
+    tried = []
+
+    def mean_loss(rate):
+        tried.append(rate)
+        return abs(math.log2(rate) * 2 - best)
+
+    np.testing.assert_allclose(baselines.tune(range(-3, 4), mean_loss), 2 ** (best / 2), rtol=1e-12)
+    assert len(set(tried)) == len(tried)  # no rate twice
+    exponents = [round(2 * math.log2(rate)) for rate in tried]
+    # Both neighbours of the best were looked at.
+    assert {best - 1, best + 1} & set(range(-40, 41)) <= set(exponents)
+
+
+def test_tuning_passes_by_what_diverges():
+    losses = {-2: 3.0, -1: 2.0, 0: float("nan"), 1: float("inf"), -3: 4.0}
+    tune = baselines.tune(range(-2, 2), lambda rate: losses[round(2 * math.log2(rate))])
+    assert tune == pytest.approx(2**-0.5)
+
+
+def test_tuning_ends_where_every_rate_diverges():
+    with pytest.raises(ValueError, match=r"Every learning rate tried diverges: \[0.5, 0.707"):
+        baselines.tune(range(-2, 2), lambda rate: float("nan"))
+
+
+def test_tuning_ends_where_there_is_no_best():
+    rates = []
+    assert baselines.tune(range(2), lambda rate: rates.append(rate) or -rate) == 2.0**20
+    assert max(rates) == 2.0**20
+
+
+# Results.
+
+
+def add_cell(results, seeds=(0, 1), steps=3, optimizer="adam", rate=0.1):
+    final = [0.5 + seed / 7 for seed in seeds]
+    values = np.arange(len(seeds) * steps).reshape(len(seeds), steps) + steps
+    results.add(TASK, optimizer, rate, steps, list(seeds), final, values)
+    return final, values
+
+
+def test_results_round_trip(tmp_path):
+    folder = str(tmp_path / "new")
+    rate = math.sqrt(0.5)
+    results = Results(folder)
+    assert results.rows == []
+    final, values = add_cell(results, rate=rate)
+    add_cell(results, optimizer="gs://my/weights/", seeds=[7])
+    read = Results(folder)
+    assert read.rows == results.rows
+    rows = read.cell(TASK, "adam", rate, 3)
+    assert [(row.seed, row.final_loss) for row in rows] == list(zip((0, 1), final, strict=True))
+    for row, curve in zip(rows, values, strict=True):
+        np.testing.assert_array_equal(np.load(f"{folder}/{row.curves}")[row.curve], curve)
+    assert [row.seed for row in read.cell(TASK, "gs://my/weights/", 0.1, 3)] == [7]
+    assert read.cell(TASK, "adam", rate, 4) == read.cell("other", "adam", rate, 3) == []
+
+
+def test_cells_have_files_of_their_own(tmp_path):
+    """Two lengths, two rates, two batches of seeds: none overwrites another's curves."""
+    results = Results(str(tmp_path))
+    cells = [{"steps": 3}, {"steps": 4}, {"rate": 0.2}, {"seeds": [5, 6]}, {"optimizer": "sgd"}]
+    for cell in cells:
+        add_cell(results, **cell)
+    assert len({row.curves for row in results.rows}) == len(cells)
+    for row in results.rows:
+        assert np.load(tmp_path / row.curves).shape == (2, row.steps)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_diverged_run_is_written_down_too(tmp_path, loss):
+    results = Results(str(tmp_path))
+    results.add(TASK, "sgd", 8.0, 1, [0], [loss], np.full((1, 1), loss))
+    np.testing.assert_equal(Results(str(tmp_path)).rows[0].final_loss, loss)
+
+
+HEADER = ",".join(Row._fields)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a,b\n1,2\n", r"its columns are \['a', 'b'\]"),
+        ("", "its columns are"),
+        (f"{HEADER}\ntask,adam,0.1,100,0\n", "shorter"),
+        (f"{HEADER}\ntask,adam,fast,100,0,0.5,x.npy,0\n", "could not convert string to float: 'fast'"),
+    ],
+)
+def test_a_file_of_others_is_refused_and_left_alone(tmp_path, content, reason):
+    path = tmp_path / "runs.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"{path} is not a file of runs .*{reason}.* Name another --out"):
+        Results(str(tmp_path))
+    assert path.read_text() == content
+
+
+# The command.
+
+
+class Counted(Runner):
+    """Records which runs were asked for; a loss that depends on the seed alone."""
+
+    made: list
+
+    def __init__(self, *_):
+        self.rate = None
+
+    def tune(self, rate):
+        self.rate = rate
+
+    def run(self, steps, seed):
+        type(self).made.append((self.rate, steps, seed))
+        distance = 0.0 if self.rate is None else abs(2 * math.log2(self.rate) + 7)
+        return Run(np.full(steps, 2.0), 1.0 + distance + (seed % 1_000) / 100)
+
+    _start = _advance = _params = None
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Runners that only count, in the place of both."""
+    made = []
+    keras_runner = type("CountedKeras", (Counted,), {"made": made})
+    monkeypatch.setattr(evaluate, "KerasRunner", keras_runner)
+    monkeypatch.setattr(evaluate, "LearnedRunner", type("CountedLearned", (Counted,), {"made": made}))
+    return made
+
+
+def run_evaluate(folder, texts, seeds, steps=5, tuning=range(500_000, 500_002)):
+    entrants = [evaluate.entrant(text) for text in texts]
+    return evaluate.evaluate(Results(str(folder)), TASK, entrants, seeds, tuning, steps, None)
+
+
+def test_runs_that_are_there_are_not_made_again(tmp_path, counted):
+    first = run_evaluate(tmp_path, ["adam:0.125"], range(3))
+    assert counted == [(0.125, 5, seed) for seed in range(3)]
+    counted.clear()
+    second = run_evaluate(tmp_path, ["adam:0.125"], range(1, 5))
+    assert counted == [(0.125, 5, seed) for seed in (3, 4)]
+    assert first["adam (0.125)"][1:] == second["adam (0.125)"][:2]
+    counted.clear()
+    run_evaluate(tmp_path, ["adam:0.125"], range(1), steps=6)
+    run_evaluate(tmp_path, ["adam:0.25"], range(1))
+    assert counted == [(0.125, 6, 0), (0.25, 5, 0)]
+    assert len(Results(str(tmp_path)).rows) == 7
+
+
+def test_a_baseline_without_a_rate_is_tuned_with_seeds_of_its_own(tmp_path, counted):
+    losses = run_evaluate(tmp_path, ["adam"], range(2))
+    best = 2**-3.5
+    assert losses == {f"adam ({best:.4g})": [1.0, 1.01]}
+    assert {seed for _, _, seed in counted} == {0, 1, 500_000, 500_001}
+    assert [rate for rate, _, seed in counted if seed < 500_000] == [best] * 2
+    counted.clear()
+    assert run_evaluate(tmp_path, ["adam"], range(2)) == losses
+    assert counted == []
+
+
+def test_a_task_has_its_own_length(tmp_path, counted):
+    run_evaluate(tmp_path, ["sgd:1"], range(1), steps=None)
+    assert counted == [(1.0, 100, 0)]
+
+
+def test_real_runs_of_learned_and_traditional_optimizers(tmp_path):
+    weights = str(tmp_path / "weights")
+    pretrained.save(weights, NETWORK, RNNpropRule(), 0.05)
+    losses = run_evaluate(tmp_path / "out", [weights, "adam:0.02"], range(2), steps=4)
+    assert list(losses) == [f"{weights} (0.05)", "adam (0.02)"]
+    rows = Results(str(tmp_path / "out")).rows
+    assert [row.final_loss for row in rows] == [loss for cell in losses.values() for loss in cell]
+    curves = [np.load(tmp_path / "out" / row.curves)[row.curve] for row in rows]
+    # Learned and traditional start from the same loss.
+    np.testing.assert_allclose(curves[0][0], curves[2][0], rtol=1e-6)
+    np.testing.assert_allclose(curves[1][0], curves[3][0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("adm", "No pretrained weights named 'adm'"),
+        ("/no/such/folder", "No pretrained weights named '/no/such/folder'"),
+        ("adm:0.1", "No pretrained weights named 'adm:0.1'"),
+        ("adam:fast", "Expected a learning rate after the colon, as in adam:0.001. Received: 'adam:fast'"),
+        ("adam:-1", "Expected a positive learning rate. Received: 'adam:-1'"),
+        ("adam:0", "Expected a positive learning rate. Received: 'adam:0'"),
+        ("adam:nan", "Expected a positive learning rate. Received: 'adam:nan'"),
+        ("adam:inf", "Expected a positive learning rate. Received: 'adam:inf'"),
+    ],
+)
+def test_an_optimizer_that_is_not_there_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate.entrant(text)
+
+
+def flag_values(folder, **changes):
+    values = {
+        "tasks": [TASK],
+        "optimizers": ["adam:0.125"],
+        "runs": 2,
+        "first_seed": 3,
+        "tuning_runs": 1,
+        "steps": 4,
+        "out": str(folder),
+        "data_dir": None,
+    }
+    return SimpleNamespace(**(values | changes))
+
+
+def run_main(folder, **changes):
+    with mock.patch.object(evaluate, "FLAGS", flag_values(folder, **changes)):
+        evaluate.main(["evaluate"])
+
+
+def test_the_command_prints_a_table(tmp_path, counted, capsys):
+    run_main(tmp_path)
+    assert counted == [(0.125, 4, 3), (0.125, 4, 4)]
+    printed = capsys.readouterr().out
+    assert f"{TASK}: final loss of 2 runs" in printed
+    assert re.search(r"adam \(0\.125\) +mean 2\.0350 \+- 0\.0050, median 2\.0350", printed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizers": ["adam:0.1", "nothing"]}, "No pretrained weights named 'nothing'"),
+        ({"tasks": [TASK, "nothing"]}, "No task named 'nothing'"),
+    ],
+)
+def test_the_command_refuses_before_it_runs(tmp_path, counted, changes, message):
+    """Weights that are not there are not replaced by untrained ones, and nothing is computed in vain."""
+    with pytest.raises(SystemExit, match=message):
+        run_main(tmp_path / "out", **changes)
+    assert counted == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_paper_stands_for_its_22_tasks(tmp_path):
+    with mock.patch.object(evaluate, "evaluate", return_value={}) as evaluated:
+        run_main(tmp_path, tasks=["paper"])
+    assert len({call.args[1] for call in evaluated.call_args_list}) == 22
+
+
+# Export.
+
+
+def save_checkpoint(folder, iteration, average=None, seed=0, **settings):
+    config = MetaTrainConfig(task=TASK, **settings)
+    architecture = Architecture(preprocess=()) if config.rule == "dm" else Architecture()
+    weights = coordinatewise.initial_weights(architecture, seed)
+    tensors = {f"network.{k}": v for k, v in coordinatewise.to_tensors(weights).items()}
+    record = {"iteration": iteration, "average_loss": average, "config": config.as_dict()}
+    if config.select == "validation":
+        record |= {"validation_loss": average, "average_loss": -1.0 * iteration}
+    checkpoint.save(str(folder), Checkpoint(tensors | {"outer.0": np.zeros(3)}, record))
+    return weights
+
+
+@pytest.mark.parametrize("select", ["train", "validation"])
+def test_the_best_checkpoint_is_the_criterion_s(tmp_path, select):
+    for iteration, loss in [(100, 0.9), (200, 0.5), (300, 0.7), (400, 0.6)]:
+        save_checkpoint(tmp_path, iteration, loss, select=select)
+    assert export.best_checkpoint(str(tmp_path)).record["iteration"] == 200
+    assert export.best_checkpoint(str(tmp_path), 400).record["iteration"] == 400
+
+
+@pytest.mark.parametrize("select", ["train", "validation"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path, select, bad):
+    for iteration, loss in [(100, bad), (200, 0.5), (300, bad)]:
+        save_checkpoint(tmp_path, iteration, loss, select=select)
+    assert export.best_checkpoint(str(tmp_path)).record["iteration"] == 200
+
+
+def test_an_average_of_zero_or_below_is_a_loss(tmp_path):
+    """Logarithms of losses are."""
+    for iteration, loss in [(100, 0.1), (200, 0.0), (300, None)]:
+        save_checkpoint(tmp_path, iteration, loss)
+    assert export.best_checkpoint(str(tmp_path)).record["iteration"] == 200
+
+
+def test_what_there_is_not_cannot_be_exported(tmp_path):
+    with pytest.raises(ValueError, match=f"No checkpoint in {tmp_path}. Expected the --run_dir of a run"):
+        export.best_checkpoint(str(tmp_path))
+    save_checkpoint(tmp_path, 50)
+    with pytest.raises(ValueError, match=r"has a finite average_loss; the moving average takes 100 iter"):
+        export.best_checkpoint(str(tmp_path))
+    with pytest.raises(ValueError, match=r"holds no checkpoint 60, but \[50\]"):
+        export.best_checkpoint(str(tmp_path), 60)
+
+
+@pytest.mark.parametrize("rule", ["rnnprop", "dm"])
+def test_an_exported_folder_holds_the_checkpoint_s_weights_and_its_card(tmp_path, rule):
+    run, out = str(tmp_path / "run"), str(tmp_path / "weights")
+    expected = save_checkpoint(run, 100, 0.25, seed=3, rule=rule, alpha=0.2)
+    chosen = export.export(run, out, recipe="by hand")
+    assert chosen.record["iteration"] == 100
+    loaded = pretrained.load(out)
+    tf.nest.map_structure(np.testing.assert_array_equal, loaded.network, expected)
+    assert isinstance(loaded.rule, DMRule if rule == "dm" else RNNpropRule)
+    assert loaded.learning_rate == 0.2
+    card = json.loads(files.read(f"{out}/config.json"))["provenance"]
+    assert card["recipe"] == "by hand"
+    assert card["meta_training"] == MetaTrainConfig(task=TASK, rule=rule, alpha=0.2).as_dict()
+    assert (card["seed"], card["iterations"], card["data"]) == (0, 100, TASK)
+    assert (card["average_train_loss"], card["licence"], card["results"]) == (0.25, "Apache-2.0", {})
+
+
+def test_a_keras_model_trains_with_what_was_exported(tmp_path):
+    run, out = str(tmp_path / "run"), str(tmp_path / "weights")
+    save_checkpoint(run, 100, 0.25)
+    export.export(run, out)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(RNNprop.from_pretrained(out), "mse")
+    model.fit(np.ones((4, 3)), np.ones(4), verbose=0)
+
+
+def test_the_card_tells_what_was_measured_of_these_weights_only(tmp_path):
+    run, out, measured = (str(tmp_path / name) for name in ("run", "mine", "results"))
+    save_checkpoint(run, 100, 0.25)
+    results = Results(measured)
+    final, _ = add_cell(results, seeds=[4, 5], optimizer=out)
+    add_cell(results, optimizer="adam")
+    add_cell(results, optimizer=f"{out}-other")
+    export.export(run, out, results_dir=measured)
+    assert pretrained.load(out).config["provenance"]["results"] == {
+        f"{TASK} (3 steps)": {"mean_final_loss": round(np.mean(final), 5), "runs": 2, "first_seed": 4}
+    }
+
+
+def test_the_export_command_says_what_it_wrote_or_what_is_wrong(tmp_path, capsys):
+    values = {
+        "run_dir": str(tmp_path / "run"),
+        "out": str(tmp_path / "weights"),
+        "iteration": None,
+        "results": None,
+        "recipe": "",
+    }
+    with mock.patch.object(export, "FLAGS", SimpleNamespace(**values)):
+        with pytest.raises(SystemExit, match="No checkpoint in"):
+            export.main(["export"])
+        save_checkpoint(values["run_dir"], 100, 0.25)
+        export.main(["export"])
+    assert capsys.readouterr().out == f"Wrote {values['out']} from the checkpoint after 100 iterations.\n"
+
+
+def test_results_are_plain_csv(tmp_path):
+    add_cell(Results(str(tmp_path)))
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "1"]

@@ -1,0 +1,421 @@
+"""Meta-training: it learns, it can be stopped at any time, and nothing that is not finite gets in."""
+
+import dataclasses
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from trainer import checkpoint, files, meta_train, train
+from trainer.config import PRESETS, MetaTrainConfig, preset
+from trainer.meta_train import MetaTrainer
+from trainer.problems.tricks import Combination, RandomScaling, Tasks
+from trainer.unroll import Carry
+
+TINY = MetaTrainConfig(
+    task="digits-nn-sigmoid-100",
+    convex_dimension=3,
+    steps=6,
+    period=3,
+    plain_tape=True,  # the quickest to compile at this length
+    iterations=5,
+    learning_rate=1e-2,
+    checkpoint_every=2,
+)
+REPLAY = dataclasses.replace(TINY, plain_tape=False, sample=0.1)
+TINY_FLAGS = [
+    f"--{name}={value}"
+    for name, value in dataclasses.asdict(TINY).items()
+    if value != getattr(PRESETS["demo"], name)
+]
+
+
+@functools.cache
+def compiled(config):
+    trainer = MetaTrainer(config)
+    return trainer, trainer.checkpoint()
+
+
+def fresh(config):
+    """A trainer at its start; compiled once for each config, as the checkpoint is all of its state."""
+    trainer, start = compiled(config)
+    trainer.restore(start)
+    return trainer
+
+
+def tensors(trainer):
+    return {name: np.copy(value) for name, value in trainer.checkpoint().tensors.items()}
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def last_checkpoint(folder):
+    return files.read(checkpoint.path_of(str(folder), checkpoint.iterations(str(folder))[-1]))
+
+
+@functools.cache
+def uninterrupted(config=TINY):
+    """The objectives, tensors and record of five iterations."""
+    trainer = fresh(config)
+    losses = [trainer.train_episode() for _ in range(5)]
+    return losses, tensors(trainer), trainer.checkpoint().record
+
+
+# It learns.
+
+
+def test_a_short_meta_training_beats_its_own_start():
+    """Seeded; the validation runs' data and starts are not the training's."""
+    config = dataclasses.replace(
+        PRESETS["demo"], steps=40, iterations=60, cosine_decay=False, sample=0.3, last_batches=1
+    )
+    trainer = MetaTrainer(config)
+    before = trainer.validation_loss()
+    first = np.mean([trainer.train_episode() for _ in range(10)])
+    for _ in range(40):
+        trainer.train_episode()
+    last = np.mean([trainer.train_episode() for _ in range(10)])
+    assert last < 0.9 * first
+    assert trainer.validation_loss() < 0.7 * before
+    assert trainer.skipped_updates == 0
+
+
+def test_dm_is_trained_and_validated(tmp_path):
+    config = dataclasses.replace(
+        preset("paper-dm"),
+        task=TINY.task,
+        steps=6,
+        period=3,
+        plain_tape=True,
+        iterations=2,
+        checkpoint_every=1,
+    )
+    meta_train.train(config, str(tmp_path))
+    saved = [checkpoint.load(checkpoint.path_of(str(tmp_path), k)) for k in (1, 2)]
+    assert all(0 < s.record["validation_loss"] < 10 for s in saved)
+    assert saved[0].record["validation_loss"] != saved[1].record["validation_loss"]
+    assert sum(t.size for name, t in saved[0].tensors.items() if name.startswith("network.")) == 5_141
+
+
+def test_validation_is_on_the_plain_task_and_changes_nothing():
+    trainer = fresh(TINY)
+    before = tensors(trainer)
+    loss = trainer.validation_loss()
+    assert trainer.validation_loss() == loss
+    assert_same(tensors(trainer), before)
+    assert trainer._validation._problem.size == 65 * 20 + 21 * 10  # no convex part
+
+
+def test_the_tricks_are_those_of_the_config():
+    problem = fresh(TINY).problem
+    assert isinstance(problem, Combination)
+    assert [(type(p), p._log_range) for p in (problem._f, problem._g)] == [
+        (RandomScaling, 3.0),
+        (RandomScaling, 1.0),
+    ]
+    plain = dataclasses.replace(TINY, scaling=0.0, convex_dimension=0)
+    assert meta_train.problem_of(plain, None).size == problem.size - 3
+    many = meta_train.problem_of(dataclasses.replace(TINY, tasks=3), None)
+    assert isinstance(many, Tasks)
+    assert many.size == 3 * problem.size
+
+
+def test_the_rules_have_the_paper_s_sizes():
+    for rule, size in (("rnnprop", 6_641), ("dm", 5_141)):
+        trainer = MetaTrainer(dataclasses.replace(TINY, rule=rule))
+        assert sum(np.size(w) for w in tf.nest.flatten(trainer.weights())) == size
+
+
+def test_several_tasks_an_update_are_so_many_episodes():
+    config = dataclasses.replace(TINY, tasks=2)
+    trainer = MetaTrainer(config)
+    start = tensors(trainer)
+    losses = [trainer.train_episode() for _ in range(2)]
+    assert np.isfinite(losses).all()
+    assert trainer.skipped_updates == 0
+    assert any(not np.array_equal(start[name], value) for name, value in tensors(trainer).items())
+
+
+def test_replaying_all_coordinates_trains_as_the_plain_tape_does():
+    replay = MetaTrainer(dataclasses.replace(TINY, plain_tape=False, sample=1.0))
+    replayed_losses = [replay.train_episode() for _ in range(5)]
+    losses, expected, _ = uninterrupted()
+    np.testing.assert_allclose(replayed_losses, losses, rtol=1e-4)
+    start = compiled(TINY)[1].tensors
+    for name, value in tensors(replay).items():
+        if name.startswith("network."):
+            moved = np.linalg.norm(expected[name] - start[name])
+            assert np.linalg.norm(value - expected[name]) < 1e-2 * moved, name
+
+
+def test_a_sampled_replay_is_another_estimate_and_as_good_a_start():
+    exact, sampled = (uninterrupted(config)[0] for config in (TINY, REPLAY))
+    np.testing.assert_allclose(sampled, exact, rtol=0.1)
+    assert sampled != exact
+
+
+def test_an_episode_makes_one_update_a_period():
+    trainer = fresh(TINY)
+    trainer.train_episode()
+    assert int(trainer._outer.iterations.numpy()) == 2
+    assert trainer.iteration == 1
+
+
+def test_episodes_differ_and_seeds_differ():
+    trainer = fresh(TINY)
+    starts = [trainer._begin(tf.constant(k))[0].params.numpy() for k in (0, 1)]
+    starts.append(MetaTrainer(dataclasses.replace(TINY, seed=1))._begin(tf.constant(0))[0].params.numpy())
+    assert len({start.tobytes() for start in starts}) == 3
+
+
+# The moving average.
+
+
+def test_the_moving_average_is_of_means_of_100_with_decay_09():
+    trainer = fresh(TINY)
+    losses = np.random.default_rng(0).uniform(size=350)
+    for k, loss in enumerate(losses):
+        assert (trainer.average_loss is None) == (k < 100)
+        trainer._average(loss)
+    means = losses[:300].reshape(3, 100).mean(1)
+    expected = 0.9 * (0.9 * means[0] + 0.1 * means[1]) + 0.1 * means[2]
+    np.testing.assert_allclose(trainer.average_loss, expected, rtol=1e-12)
+    np.testing.assert_array_equal(trainer.block_losses, losses[300:])
+
+
+def test_a_loss_that_is_not_finite_does_not_poison_the_average():
+    trainer = fresh(TINY)
+    for loss in [1.0] * 60 + [float("nan"), float("inf")] + [2.0] * 40:
+        trainer._average(loss)
+    np.testing.assert_allclose(trainer.average_loss, 1.4)
+
+
+# What is not finite.
+
+
+@pytest.mark.parametrize("plain_tape", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_meta_gradient_that_is_not_finite_changes_nothing_and_is_counted(plain_tape, bad):
+    trainer = fresh(TINY if plain_tape else REPLAY)
+    trainer.train_episode()
+    before = tensors(trainer)
+    begin = trainer._begin
+
+    def poisoned(iteration):
+        carry, constants = begin(iteration)
+        return Carry(carry.params * bad, carry.state, carry.step), constants
+
+    with mock.patch.object(trainer, "_begin", poisoned):
+        assert not np.isfinite(trainer.train_episode())
+    assert trainer.skipped_updates == 2
+    assert_same(tensors(trainer), before)
+    assert len(trainer.block_losses) == 1
+    assert np.isfinite(trainer.train_episode())
+    assert trainer.skipped_updates == 2
+    assert any(not np.array_equal(before[name], value) for name, value in tensors(trainer).items())
+
+
+# Stopping and going on.
+
+
+@pytest.mark.parametrize(("config", "stop"), [(TINY, 1), (REPLAY, 3)], ids=["plain tape", "replay"])
+def test_a_checkpoint_holds_everything(tmp_path, config, stop):
+    """Through a file into another trainer, whose own state was another one."""
+    first = fresh(config)
+    losses = [first.train_episode() for _ in range(stop)]
+    checkpoint.save(str(tmp_path), first.checkpoint())
+    second = MetaTrainer(config)
+    second.train_episode()
+    second.restore(checkpoint.load(checkpoint.path_of(str(tmp_path), stop)))
+    losses += [second.train_episode() for _ in range(5 - stop)]
+    expected_losses, expected, record = uninterrupted(config)
+    assert losses == expected_losses
+    assert_same(tensors(second), expected)
+    assert second.checkpoint().record == record
+
+
+def test_averages_and_counts_are_restored():
+    trainer = fresh(TINY)
+    trainer.average_loss, trainer.block_losses, trainer.skipped_updates = 1.25, [0.1, 0.2], 7
+    saved = trainer.checkpoint()
+    fresh(TINY)
+    assert (trainer.average_loss, trainer.block_losses, trainer.skipped_updates) == (None, [], 0)
+    trainer.restore(saved)
+    assert (trainer.average_loss, trainer.block_losses, trainer.skipped_updates) == (1.25, [0.1, 0.2], 7)
+
+
+def command(folder, *more):
+    arguments = [sys.executable, "-m", "trainer.train", "--preset=demo", f"--run_dir={folder}"]
+    return [*arguments, *TINY_FLAGS, "--iterations=40", "--checkpoint_every=4", *more]
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
+    """kill -9 of the real command between two checkpoints, then --resume."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = subprocess.Popen(command(killed), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not checkpoint.iterations(str(killed)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.iterations(str(killed))[-1] < 40
+    subprocess.run(command(killed, "--resume"), check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(command(whole), check=True, stderr=subprocess.DEVNULL)
+    assert checkpoint.iterations(str(killed)) == list(range(4, 41, 4))
+    assert last_checkpoint(killed) == last_checkpoint(whole)
+    assert any(name.startswith("events.out") for name in os.listdir(whole))
+
+
+def test_the_library_call_trains_as_the_steps_do(tmp_path):
+    """Checkpoints at their multiples and at the end; a finished run resumes to itself."""
+    meta_train.train(TINY, str(tmp_path))
+    assert checkpoint.iterations(str(tmp_path)) == [2, 4, 5]
+    saved = checkpoint.load(checkpoint.path_of(str(tmp_path), 5))
+    _, expected, record = uninterrupted()
+    assert_same(dict(saved.tensors), expected)
+    assert saved.record == record
+    content = last_checkpoint(tmp_path)
+    meta_train.train(TINY, str(tmp_path), resume=True)
+    assert last_checkpoint(tmp_path) == content
+
+
+def test_an_old_run_is_neither_overwritten_nor_mixed_up(tmp_path):
+    folder = str(tmp_path)
+    checkpoint.save(folder, fresh(TINY).checkpoint())
+    content = last_checkpoint(folder)
+    with pytest.raises(ValueError, match=f"{folder} holds a run already. Resume it with --resume"):
+        meta_train.train(TINY, folder)
+    other = dataclasses.replace(TINY, alpha=0.2, seed=4)
+    expected = "another config: alpha was 0.1, is 0.2; seed was 0, is 4. Give the same settings"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        meta_train.train(other, folder, resume=True)
+    assert last_checkpoint(folder) == content
+
+
+def test_resuming_nothing_starts_anew(tmp_path):
+    meta_train.train(dataclasses.replace(TINY, iterations=1), str(tmp_path / "new"), resume=True)
+    assert checkpoint.iterations(str(tmp_path / "new")) == [1]
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, 5_000, -1])
+def test_a_truncated_checkpoint_is_named(tmp_path, kept):
+    folder = str(tmp_path)
+    checkpoint.save(folder, fresh(TINY).checkpoint())
+    path = checkpoint.path_of(folder, 0)
+    files.write_atomically(path, files.read(path)[:kept])
+    message = f"{path} is not a whole checkpoint .*Remove it to go on from the one before"
+    with pytest.raises(ValueError, match=message):
+        meta_train.train(TINY, folder, resume=True)
+
+
+def test_other_files_are_no_checkpoints(tmp_path):
+    for name in ("checkpoint-1.safetensors", "checkpoint-00000002.safetensors.abc.tmp", "events"):
+        (tmp_path / name).write_text("")
+    assert checkpoint.iterations(str(tmp_path)) == []
+    assert checkpoint.iterations(str(tmp_path / "nothing")) == []
+
+
+# Configs.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "adam"}, "rule: expected one of rnnprop, dm. Received: 'adam'"),
+        ({"task": "x"}, "No task named 'x'. Expected one of mnist-nn-sigmoid-100"),
+        ({"select": "test"}, "select: expected train or validation. Received: 'test'"),
+        ({"loss_weights": "first"}, "loss_weights: expected last or mean. Received: 'first'"),
+        ({"steps": 30}, "steps: expected a multiple of the period, 20. Received: 30"),
+        ({"sample": 0.0}, "sample: expected a share above 0, up to 1. Received: 0.0"),
+        ({"sample": 1.1}, "sample: expected a share above 0, up to 1. Received: 1.1"),
+        ({"sample": float("nan")}, "sample: expected a share above 0, up to 1. Received: nan"),
+        ({"seed": -1}, "seed: expected a number from 0 to 2^31 - 1. Received: -1"),
+        ({"seed": 2**31}, "seed: expected a number from 0 to 2^31 - 1. Received: 2147483648"),
+        *(
+            ({name: 0}, f"{name}: expected at least 1. Received: 0")
+            for name in ("tasks", "steps", "period", "last_batches", "iterations", "checkpoint_every")
+        ),
+        *(
+            ({name: value}, f"{name}: expected 0 or more. Received: {value!r}")
+            for name in ("scaling", "convex_scaling", "clipnorm")
+            for value in (-0.5, float("nan"), float("inf"))
+        ),
+        ({"convex_dimension": -1}, "convex_dimension: expected 0 or more. Received: -1"),
+        *(
+            ({name: value}, f"{name}: expected a positive number. Received: {value!r}")
+            for name in ("alpha", "learning_rate")
+            for value in (0.0, -1.0, float("nan"), float("inf"))
+        ),
+    ],
+    ids=str,
+)
+def test_an_impossible_config_is_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataclasses.replace(preset("paper-rnnprop"), **settings)
+
+
+def test_presets_are_the_paper_s_where_they_say_so():
+    paper = preset("paper-rnnprop")
+    assert (paper.steps, paper.period, paper.learning_rate, paper.clipnorm) == (100, 20, 1e-4, 0)
+    assert (paper.scaling, paper.convex_dimension, paper.convex_scaling) == (3.0, 20, 1.0)
+    assert (paper.objective.weights, paper.objective.batches) == ("last", 21)
+    dm = preset("paper-dm")
+    assert (dm.rule, dm.scaling, dm.convex_dimension, dm.loss_weights) == ("dm", 0, 0, "mean")
+    assert dm.select == "validation"
+    with pytest.raises(ValueError, match=r"No preset named 'mine'. Expected one of paper-rnnprop, "):
+        preset("mine")
+
+
+@pytest.fixture
+def parse():
+    """Sets the command's flags, and takes it back."""
+    saved = flags.FLAGS.__dict__["__flags"]
+    before = {name: (flag.value, flag.present) for name, flag in saved.items()}
+
+    def parse(*arguments):
+        flags.FLAGS(["train", "--run_dir=x", *arguments])
+        return train.config_from_flags()
+
+    yield parse
+    for name, (value, present) in before.items():
+        saved[name].value, saved[name].present = value, present
+
+
+def test_flags_change_the_preset(parse):
+    assert parse() == preset("paper-rnnprop")
+    assert parse("--preset=demo", "--seed=3", "--nocosine_decay", "--sample=1") == dataclasses.replace(
+        preset("demo"), seed=3, cosine_decay=False, sample=1.0
+    )
+
+
+def test_every_setting_is_a_flag(parse):
+    for field in dataclasses.fields(MetaTrainConfig):
+        assert field.metadata["help"] in flags.FLAGS[field.name].help
+
+
+def test_a_wrong_flag_is_one_clear_line(parse, tmp_path):
+    """No traceback, no list of all flags."""
+    parse("--preset=demo", f"--run_dir={tmp_path}")
+    flags.FLAGS["steps"].value = 7
+    with (
+        mock.patch("tensorflow.config.experimental.enable_op_determinism"),
+        pytest.raises(SystemExit) as stop,
+    ):
+        train.main(["train"])
+    assert stop.value.code == "steps: expected a multiple of the period, 20. Received: 7"
+    assert os.listdir(tmp_path) == []
