@@ -34,7 +34,7 @@ class MetaTrainConfig:
     log_loss: bool = _setting(False, "take the logarithm of the losses")
     last_batches: int = _setting(1, "batches over which the last loss of a period is taken")
     sample: float = _setting(
-        0.1, "share of the coordinates that the backward pass replays, in (0, 1]; 1 is exact, each once"
+        0.05, "share of the coordinates that the backward pass replays, in (0, 1]; 1 is exact, each once"
     )
     plain_tape: bool = _setting(
         False, "one tape over the whole unroll, the slow reference, in place of the replay"

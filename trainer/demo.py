@@ -41,7 +41,7 @@ class Fit(NamedTuple):
 
 
 def unseen_model(image_shape: tuple[int, ...]) -> keras.Model:
-    """A CNN with Keras's own initialisers, where meta-training saw a sigmoid MLP that starts from N(0, 0.1)."""
+    """A CNN with Keras's own initialisers; meta-training saw a sigmoid MLP that started from N(0, 0.1)."""
     return keras.Sequential(
         [
             keras.Input(image_shape),

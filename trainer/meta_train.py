@@ -162,11 +162,12 @@ class MetaTrainer:
         Raises:
             ValueError: the config is another one.
         """
-        ours, theirs = self.config.as_dict(), saved.record["config"]
-        if differing := [name for name in ours if ours[name] != theirs.get(name)]:
+        # Through the config class, so that a setting younger than the checkpoint has its default.
+        ours, theirs = self.config.as_dict(), MetaTrainConfig(**saved.record["config"]).as_dict()
+        if differing := [name for name in ours if ours[name] != theirs[name]]:
             raise ValueError(
                 "The run to be resumed was started with another config: "
-                + "; ".join(f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in differing)
+                + "; ".join(f"{name} was {theirs[name]!r}, is {ours[name]!r}" for name in differing)
                 + ". Give the same settings, or another folder for a new run."
             )
         for name, variable in coordinatewise.to_tensors(self.network).items():
