@@ -2,8 +2,8 @@
 
     python -m benchmarks.meta_training
 
-Milliseconds per task-step (one step of one episode) of the replayed meta-gradient at several sample shares and
-of the plain tape in graph mode, in alternation so that the ratios survive a noisy machine; and how much
+Milliseconds per task-step (one step of one episode) of the replayed meta-gradient at several sample shares
+and of the plain tape in graph mode, in alternation so that the ratios survive a noisy machine; and how much
 variance the sampling adds to that which episodes, data and starting points have anyway.
 """
 
