@@ -46,6 +46,8 @@ ALLOWED = {
     "trainer.evaluation.results": "numpy tensorflow trainer.files",
     "trainer.evaluation.curves": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule"
     " trainer.problems.base trainer.unroll",
+    "trainer.evaluation.compute": "numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
+    " trainer.evaluation.baselines trainer.evaluation.curves trainer.evaluation.results",
     "trainer.evaluation.tables": "numpy",
     "trainer.evaluation.plots": "matplotlib numpy trainer.evaluation.tables",
     # Meta-training, which evaluates as it goes.
@@ -55,8 +57,8 @@ ALLOWED = {
     " trainer.evaluation.curves",
     # The commands: the only modules that know flags.
     "trainer.train": "absl tensorflow trainer.config trainer.meta_train",
-    "trainer.evaluate": "absl numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
-    " trainer.evaluation.baselines trainer.evaluation.curves trainer.evaluation.results",
+    "trainer.evaluate": "absl numpy rnnprop_tf.pretrained trainer.problems.catalog"
+    " trainer.evaluation.baselines trainer.evaluation.compute trainer.evaluation.results",
     "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
     " trainer.meta_train trainer.evaluation.results",
     "trainer.report": "absl trainer.evaluation.tables trainer.evaluation.plots",

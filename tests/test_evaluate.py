@@ -20,9 +20,9 @@ from rnnprop_tf.rule import DMRule, RNNpropRule
 from trainer import checkpoint, datasets, evaluate, export, files
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
-from trainer.evaluation import baselines, curves
+from trainer.evaluation import baselines, compute, curves
 from trainer.evaluation.curves import KerasRunner, LearnedRunner, Run, Runner
-from trainer.evaluation.results import Results, Row
+from trainer.evaluation.results import Cell, Results, Row, short_digest
 from trainer.problems.mlp import MLP
 from trainer.unroll import loss_and_gradient
 
@@ -173,10 +173,11 @@ def test_tuning_ends_where_there_is_no_best():
 # Results.
 
 
-def add_cell(results, seeds=(0, 1), steps=3, optimizer="adam", rate=0.1):
+def add_cell(results, seeds=(0, 1), steps=3, optimizer="adam", weights="", rate=0.1):
     final = [0.5 + seed / 7 for seed in seeds]
     values = np.arange(len(seeds) * steps).reshape(len(seeds), steps) + steps
-    results.add(TASK, optimizer, rate, steps, list(seeds), final, values)
+    seconds = [0.25] * len(seeds)
+    results.add(Cell(TASK, optimizer, weights, rate, steps), list(seeds), final, seconds, values)
     return final, values
 
 
@@ -189,18 +190,21 @@ def test_results_round_trip(tmp_path):
     add_cell(results, optimizer="gs://my/weights/", seeds=[7])
     read = Results(folder)
     assert read.rows == results.rows
-    rows = read.cell(TASK, "adam", rate, 3)
+    rows = read.of(Cell(TASK, "adam", "", rate, 3))
     assert [(row.seed, row.final_loss) for row in rows] == list(zip((0, 1), final, strict=True))
     for row, curve in zip(rows, values, strict=True):
         np.testing.assert_array_equal(np.load(f"{folder}/{row.curves}")[row.curve], curve)
-    assert [row.seed for row in read.cell(TASK, "gs://my/weights/", 0.1, 3)] == [7]
-    assert read.cell(TASK, "adam", rate, 4) == read.cell("other", "adam", rate, 3) == []
+    np.testing.assert_array_equal(read.curves(rows[::-1]), values[::-1])
+    assert [row.seed for row in read.of(Cell(TASK, "gs://my/weights/", "", 0.1, 3))] == [7]
+    assert read.of(Cell(TASK, "adam", "", rate, 4)) == read.of(Cell("other", "adam", "", rate, 3)) == []
+    assert read.of(Cell(TASK, "adam", "abc", rate, 3)) == []
 
 
 def test_cells_have_files_of_their_own(tmp_path):
     """Two lengths, two rates, two batches of seeds: none overwrites another's curves."""
     results = Results(str(tmp_path))
     cells = [{"steps": 3}, {"steps": 4}, {"rate": 0.2}, {"seeds": [5, 6]}, {"optimizer": "sgd"}]
+    cells += [{"optimizer": "mine", "weights": digest} for digest in ("abc", "abd")]
     for cell in cells:
         add_cell(results, **cell)
     assert len({row.curves for row in results.rows}) == len(cells)
@@ -211,7 +215,7 @@ def test_cells_have_files_of_their_own(tmp_path):
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_diverged_run_is_written_down_too(tmp_path, loss):
     results = Results(str(tmp_path))
-    results.add(TASK, "sgd", 8.0, 1, [0], [loss], np.full((1, 1), loss))
+    results.add(Cell(TASK, "sgd", "", 8.0, 1), [0], [loss], [0.1], np.full((1, 1), loss))
     np.testing.assert_equal(Results(str(tmp_path)).rows[0].final_loss, loss)
 
 
@@ -223,8 +227,8 @@ HEADER = ",".join(Row._fields)
     [
         ("a,b\n1,2\n", r"its columns are \['a', 'b'\]"),
         ("", "its columns are"),
-        (f"{HEADER}\ntask,adam,0.1,100,0\n", "shorter"),
-        (f"{HEADER}\ntask,adam,fast,100,0,0.5,x.npy,0\n", "could not convert string to float: 'fast'"),
+        (f"{HEADER}\ntask,adam,,0.1,100,0\n", "shorter"),
+        (f"{HEADER}\ntask,adam,,fast,100,0,0.5,1.5,x.npy,0\n", "could not convert string to float: 'fast'"),
     ],
 )
 def test_a_file_of_others_is_refused_and_left_alone(tmp_path, content, reason):
@@ -262,14 +266,19 @@ def counted(monkeypatch):
     """Runners that only count, in the place of both."""
     made = []
     keras_runner = type("CountedKeras", (Counted,), {"made": made})
-    monkeypatch.setattr(evaluate, "KerasRunner", keras_runner)
-    monkeypatch.setattr(evaluate, "LearnedRunner", type("CountedLearned", (Counted,), {"made": made}))
+    monkeypatch.setattr(compute, "KerasRunner", keras_runner)
+    monkeypatch.setattr(compute, "LearnedRunner", type("CountedLearned", (Counted,), {"made": made}))
     return made
 
 
 def run_evaluate(folder, texts, seeds, steps=5, tuning=range(500_000, 500_002)):
-    entrants = [evaluate.entrant(text) for text in texts]
-    return evaluate.evaluate(Results(str(folder)), TASK, entrants, seeds, tuning, steps, None)
+    """The final losses by optimizer and rate."""
+    evaluation = compute.Evaluation(Results(str(folder)), TASK, steps, None)
+    found = {}
+    for one in map(compute.entrant, texts):
+        rate, losses = evaluation.losses(one, seeds, tuning)
+        found[f"{one.name} ({rate:.4g})"] = losses
+    return found
 
 
 def test_runs_that_are_there_are_not_made_again(tmp_path, counted):
@@ -295,6 +304,17 @@ def test_a_baseline_without_a_rate_is_tuned_with_seeds_of_its_own(tmp_path, coun
     counted.clear()
     assert run_evaluate(tmp_path, ["adam"], range(2)) == losses
     assert counted == []
+
+
+def test_other_weights_under_an_old_name_are_evaluated_anew(tmp_path, counted):
+    weights = str(tmp_path / "weights")
+    pretrained.save(weights, NETWORK, RNNpropRule(), 0.05)
+    run_evaluate(tmp_path / "out", [weights], range(1))
+    pretrained.save(weights, coordinatewise.initial_weights(Architecture(), 2), RNNpropRule(), 0.05)
+    run_evaluate(tmp_path / "out", [weights], range(1))
+    assert len(counted) == 2
+    run_evaluate(tmp_path / "out", [weights], range(1))
+    assert len(counted) == 2
 
 
 def test_a_task_has_its_own_length(tmp_path, counted):
@@ -330,7 +350,7 @@ def test_real_runs_of_learned_and_traditional_optimizers(tmp_path):
 )
 def test_an_optimizer_that_is_not_there_is_refused(text, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        evaluate.entrant(text)
+        compute.entrant(text)
 
 
 def flag_values(folder, **changes):
@@ -376,9 +396,10 @@ def test_the_command_refuses_before_it_runs(tmp_path, counted, changes, message)
 
 
 def test_paper_stands_for_its_22_tasks(tmp_path):
-    with mock.patch.object(evaluate, "evaluate", return_value={}) as evaluated:
+    with mock.patch.object(evaluate, "Evaluation") as evaluation:
+        evaluation.return_value.losses.return_value = 0.1, [0.5]
         run_main(tmp_path, tasks=["paper"])
-    assert len({call.args[1] for call in evaluated.call_args_list}) == 22
+    assert len({call.args[1] for call in evaluation.call_args_list}) == 22
 
 
 # Export.
@@ -458,10 +479,12 @@ def test_a_keras_model_trains_with_what_was_exported(tmp_path):
 def test_the_card_tells_what_was_measured_of_these_weights_only(tmp_path):
     run, out, measured = (str(tmp_path / name) for name in ("run", "mine", "results"))
     save_checkpoint(run, 100, 0.25)
+    export.export(run, out)
+    digest = short_digest(pretrained.load(out).config)
     results = Results(measured)
-    final, _ = add_cell(results, seeds=[4, 5], optimizer=out)
+    final, _ = add_cell(results, seeds=[4, 5], optimizer="under any name", weights=digest)
     add_cell(results, optimizer="adam")
-    add_cell(results, optimizer=f"{out}-other")
+    add_cell(results, optimizer=out, weights="123456789abc")
     export.export(run, out, results_dir=measured)
     assert pretrained.load(out).config["provenance"]["results"] == {
         f"{TASK} (3 steps)": {"mean_final_loss": round(np.mean(final), 5), "runs": 2, "first_seed": 4}

@@ -20,7 +20,7 @@ from rnnprop_tf import pretrained
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
-from trainer.evaluation.results import Results
+from trainer.evaluation.results import Results, Row, short_digest
 from trainer.meta_train import rule_of
 
 LICENCE = "Apache-2.0"
@@ -60,7 +60,7 @@ def export(
         run_dir: of the run.
         out: the weight folder.
         iteration: of the checkpoint; by default the best one.
-        results_dir: of `trainer.evaluate`; what it measured of these weights goes onto the card.
+        results_dir: of `trainer.evaluate`; what it measured of these very weights goes onto the card.
         recipe: how the weights were made, in words.
 
     Raises:
@@ -71,7 +71,7 @@ def export(
     rule, architecture = rule_of(config)
     prefix = "network."
     tensors = {name.removeprefix(prefix): t for name, t in chosen.tensors.items() if name.startswith(prefix)}
-    provenance = {
+    provenance: dict[str, Any] = {
         "recipe": recipe,
         "meta_training": config.as_dict(),
         "seed": config.seed,
@@ -79,19 +79,22 @@ def export(
         "average_train_loss": chosen.record["average_loss"],
         "data": config.task,
         "licence": LICENCE,
-        "results": _measured(results_dir, out) if results_dir else {},
+        "results": {},
     }
     network = coordinatewise.from_tensors(tensors, architecture)
     pretrained.save(out, network, rule, config.alpha, provenance)
+    if results_dir is not None:
+        digest = short_digest(pretrained.load(os.path.join(out, "")).config)
+        provenance["results"] = _measured(results_dir, digest)
+        pretrained.save(out, network, rule, config.alpha, provenance)
     return chosen
 
 
-def _measured(results_dir: str, weights: str) -> dict[str, Any]:
-    """By task: mean final loss, runs and first seed, of the runs that name these weights."""
-    names = {weights, os.path.basename(weights.rstrip("/"))}
-    by_task: dict[str, list[Any]] = {}
+def _measured(results_dir: str, digest: str) -> dict[str, Any]:
+    """By task: mean final loss, runs and first seed, of the runs made with the weights of that digest."""
+    by_task: dict[str, list[Row]] = {}
     for row in Results(results_dir).rows:
-        if row.optimizer in names:
+        if row.weights == digest:
             by_task.setdefault(f"{row.task} ({row.steps} steps)", []).append(row)
     return {
         task: {

@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -19,21 +20,46 @@ from trainer import files
 CSV_FILE = "runs.csv"
 
 
+def short_digest(config: Mapping[str, Any]) -> str:
+    """What tells weights from others of the same name, from their `config.json`."""
+    return config["digest"].removeprefix("sha256:")[:12]
+
+
+class Cell(NamedTuple):
+    """What the runs of a cell have in common."""
+
+    task: str
+    optimizer: str
+    """A baseline's name, or the name or folder of weights."""
+    weights: str
+    """Of learned optimizers, `short_digest`, so that other weights under an old name are another cell; else
+    empty."""
+    learning_rate: float
+    """alpha, for a learned optimizer."""
+    steps: int
+
+
 class Row(NamedTuple):
     """One run."""
 
     task: str
     optimizer: str
+    weights: str
     learning_rate: float
-    """alpha, for a learned optimizer."""
     steps: int
     seed: int
     final_loss: float
     """The mean loss of the final parameters over all the batches met."""
+    seconds: float
+    """What the run took, compilation included where it was the first."""
     curves: str
     """The NumPy file, [runs, steps] float32, that holds the loss of each step's batch."""
     curve: int
     """The run's row in that file."""
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.task, self.optimizer, self.weights, self.learning_rate, self.steps)
 
 
 class Results:
@@ -50,31 +76,35 @@ class Results:
         if tf.io.gfile.exists(self._path):
             self.rows = _parse(self._path, files.read(self._path).decode())
 
-    def cell(self, task: str, optimizer: str, learning_rate: float, steps: int) -> list[Row]:
+    def of(self, cell: Cell) -> list[Row]:
         """The runs of that cell that are there, by seed."""
-        key = (task, optimizer, learning_rate, steps)
-        return sorted((row for row in self.rows if row[:4] == key), key=lambda row: row.seed)
+        return sorted((row for row in self.rows if row.cell == cell), key=lambda row: row.seed)
+
+    def curves(self, rows: Sequence[Row]) -> np.ndarray:
+        """The loss curves of runs of equal length, [runs, steps]."""
+        loaded = {name: self._load(name) for name in {row.curves for row in rows}}
+        return np.stack([loaded[row.curves][row.curve] for row in rows])
+
+    def _load(self, name: str) -> np.ndarray:
+        content = files.read(os.path.join(self._folder, name))
+        return np.load(io.BytesIO(content), allow_pickle=False)
 
     def add(
         self,
-        task: str,
-        optimizer: str,
-        learning_rate: float,
-        steps: int,
-        seeds: list[int],
-        final_losses: list[float],
+        cell: Cell,
+        seeds: Sequence[int],
+        final_losses: Sequence[float],
+        seconds: Sequence[float],
         curves: np.ndarray,
     ) -> None:
         """Writes runs of one cell: the curves [runs, steps] first, then their rows."""
-        by = optimizer.strip("/").replace("/", "_")
-        name = f"{task}--{by}--{learning_rate:.6g}--{steps}--{seeds[0]}.npy"
+        by = cell.optimizer.strip("/").replace("/", "_")
+        name = f"{cell.task}--{by}--{cell.weights}{cell.learning_rate:.6g}--{cell.steps}--{seeds[0]}.npy"
         content = io.BytesIO()
         np.save(content, curves.astype(np.float32), allow_pickle=False)
         files.write_atomically(os.path.join(self._folder, "curves", name), content.getvalue())
-        self.rows += [
-            Row(task, optimizer, learning_rate, steps, seed, loss, f"curves/{name}", k)
-            for k, (seed, loss) in enumerate(zip(seeds, final_losses, strict=True))
-        ]
+        runs = zip(seeds, final_losses, seconds, strict=True)
+        self.rows += [Row(*cell, *run, f"curves/{name}", k) for k, run in enumerate(runs)]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(Row._fields)
@@ -87,7 +117,7 @@ def _parse(path: str, text: str) -> list[Row]:
     try:
         if tuple(header) != Row._fields:
             raise ValueError(f"its columns are {header}")
-        kinds = (str, str, float, int, int, float, str, int)
+        kinds = (str, str, str, float, int, int, float, float, str, int)
         return [Row(*(kind(cell) for kind, cell in zip(kinds, line, strict=True))) for line in lines]
     except ValueError as error:
         raise ValueError(
