@@ -2,9 +2,9 @@
 
     python -m benchmarks.evaluation
 
-Times runs of 100 steps of a learned optimizer on the base MLP, as `trainer.evaluate` makes them (drawing starts,
-reading batches, final losses), against as many compiled steps of update and gradient alone, in alternation.
-Prints the ratio and the peak memory.
+Times runs of 100 steps of a learned optimizer on the base MLP, as `trainer.evaluate` makes them (drawing
+starts, reading batches, final losses), against as many compiled steps of update and gradient alone, in
+alternation. Prints the ratio and the peak memory.
 """
 
 from __future__ import annotations

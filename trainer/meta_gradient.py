@@ -14,7 +14,6 @@ unroll: slow, plain, and the truth that the tests compare with.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,9 +23,6 @@ from rnnprop_tf.network import LSTMState, Network
 from rnnprop_tf.rule import Observation, Rule
 from trainer.problems.base import Problem
 from trainer.unroll import Carry, Trajectory, loss_and_gradient, unroll
-
-_compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
-"""The forward and the backward loop are XLA programs each; the search between them is slow in XLA."""
 
 SAMPLING_FLOOR = 0.1
 """Part of the sampling probability that is spread evenly over all coordinates."""
@@ -141,7 +137,8 @@ def replayed(
     """
     first_lstm = carry.state.lstm
 
-    @_compiled
+    # Two programs, as the search for the sample between them is slow in XLA.
+    @tf.function(jit_compile=problem.compiles_well or None, autograph=False)
     def forward(network: Network, carry: Carry, constants: Any, batches: Any) -> tuple[Any, ...]:
         carry, met = unroll(
             problem, rule, network, alpha, carry, constants, batches, objective.steps, record=True
@@ -158,7 +155,7 @@ def replayed(
         observations = Observation(*(tf.gather(o, chosen, axis=-1) for o in observations))
         first_lstm = tuple(LSTMState(*(tf.gather(s, chosen, axis=-1) for s in state)) for state in first_lstm)
 
-    @_compiled
+    @tf.function(jit_compile=True, autograph=False)
     def backward(network: Network, observations: Observation, lstm: Any, sensitivity: tf.Tensor) -> Network:
         return _replay(rule, network, observations, lstm, sensitivity, objective.steps)
 

@@ -6,6 +6,7 @@ optimizers with the same seed can be compared as a pair.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -39,7 +40,10 @@ class Runner(ABC):
         self._problem = problem
         self._draw = tf.function(problem.draw, autograph=False)
         self._batches = tf.function(problem.batches, autograph=False)
-        self._losses = tf.function(self._losses_at, jit_compile=True, autograph=False)
+        self._compile = functools.partial(
+            tf.function, jit_compile=problem.compiles_well or None, autograph=False
+        )
+        self._losses = self._compile(self._losses_at)
 
     def run(self, steps: int, seed: int) -> Run:
         """Optimizes for `steps` steps from the start that `seed` draws."""
@@ -91,7 +95,7 @@ class LearnedRunner(Runner):
         self._rule = rule
         self.network = tf.nest.map_structure(tf.convert_to_tensor, network)
         self._alpha = alpha
-        self._steps = tf.function(self._unroll, jit_compile=True, autograph=False)
+        self._steps = self._compile(self._unroll)
 
     def _start(self, params: tf.Tensor) -> Any:
         return start(self._rule, self.network, params)
@@ -116,7 +120,7 @@ class KerasRunner(Runner):
         self._variable = tf.Variable(tf.zeros([problem.size]))
         optimizer.build([self._variable])
         self._initial = [tf.convert_to_tensor(v.value) for v in optimizer.variables]
-        self._steps = tf.function(self._loop, jit_compile=True, autograph=False)
+        self._steps = self._compile(self._loop)
 
     def tune(self, learning_rate: float) -> None:
         """The learning rate of the runs to come."""

@@ -98,8 +98,8 @@ class Results:
         curves: np.ndarray,
     ) -> None:
         """Writes runs of one cell: the curves [runs, steps] first, then their rows."""
-        by = cell.optimizer.strip("/").replace("/", "_")
-        name = f"{cell.task}--{by}--{cell.weights}{cell.learning_rate:.6g}--{cell.steps}--{seeds[0]}.npy"
+        by = "-".join(filter(None, (cell.optimizer.strip("/").replace("/", "_"), cell.weights)))
+        name = f"{cell.task}--{by}--{cell.learning_rate:.6g}--{cell.steps}--{seeds[0]}.npy"
         content = io.BytesIO()
         np.save(content, curves.astype(np.float32), allow_pickle=False)
         files.write_atomically(os.path.join(self._folder, "curves", name), content.getvalue())

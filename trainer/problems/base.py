@@ -35,6 +35,11 @@ class Problem(ABC):
     tasks: int = 1
 
     @property
+    def compiles_well(self) -> bool:
+        """Whether XLA runs the loss and its gradient as fast as TensorFlow's own kernels do on a CPU."""
+        return True
+
+    @property
     @abstractmethod
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shapes of the parameter tensors, in the order in which they lie in the vector [N]."""

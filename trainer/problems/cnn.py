@@ -33,6 +33,11 @@ class CNN(Problem):
         self._layers = structure.split("-")
 
     @property
+    def compiles_well(self) -> bool:
+        # XLA's convolutions on a CPU take about three times as long.
+        return False
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         height, width, channels = self._stream.images.image_shape
         shapes: list[tuple[int, ...]] = []

@@ -20,6 +20,10 @@ class RandomScaling(Problem):
         self._log_range = log_range
 
     @property
+    def compiles_well(self) -> bool:
+        return self._problem.compiles_well
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return self._problem.shapes
 
@@ -48,6 +52,10 @@ class Combination(Problem):
         self._g = g
 
     @property
+    def compiles_well(self) -> bool:
+        return self._f.compiles_well and self._g.compiles_well
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return self._f.shapes + self._g.shapes
 
@@ -70,6 +78,10 @@ class Tasks(Problem):
     def __init__(self, problem: Problem, tasks: int) -> None:
         self._problem = problem
         self.tasks = tasks
+
+    @property
+    def compiles_well(self) -> bool:
+        return self._problem.compiles_well
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
