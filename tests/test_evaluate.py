@@ -395,6 +395,18 @@ def test_the_command_refuses_before_it_runs(tmp_path, counted, changes, message)
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_one_clear_line(counted):
+    with pytest.raises(SystemExit, match="Cannot write /dev/null/out/curves/"):
+        run_main("/dev/null/out")
+
+
+def test_weights_may_lie_in_the_home_folder(tmp_path, counted, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pretrained.save(str(tmp_path / "mine"), NETWORK, RNNpropRule())
+    run_main(tmp_path / "out", optimizers=["~/mine"])
+    assert f"{tmp_path}/mine (0.1)" in capsys.readouterr().out
+
+
 def test_paper_stands_for_its_22_tasks(tmp_path):
     with mock.patch.object(evaluate, "Evaluation") as evaluation:
         evaluation.return_value.losses.return_value = 0.1, [0.5]
@@ -467,6 +479,14 @@ def test_an_exported_folder_holds_the_checkpoint_s_weights_and_its_card(tmp_path
     assert (card["average_train_loss"], card["licence"], card["results"]) == (0.25, "Apache-2.0", {})
 
 
+def test_results_that_are_not_there_are_not_an_empty_card(tmp_path):
+    run, out, typo = (str(tmp_path / name) for name in ("run", "weights", "typo"))
+    save_checkpoint(run, 100, 0.25)
+    with pytest.raises(ValueError, match=f"No runs in {typo}. Expected the --out folder of trainer.evaluate"):
+        export.export(run, out, results_dir=typo)
+    assert not (tmp_path / "weights").exists()
+
+
 def test_a_keras_model_trains_with_what_was_exported(tmp_path):
     run, out = str(tmp_path / "run"), str(tmp_path / "weights")
     save_checkpoint(run, 100, 0.25)
@@ -503,6 +523,11 @@ def test_the_export_command_says_what_it_wrote_or_what_is_wrong(tmp_path, capsys
         with pytest.raises(SystemExit, match="No checkpoint in"):
             export.main(["export"])
         save_checkpoint(values["run_dir"], 100, 0.25)
+        with (
+            mock.patch.object(export.FLAGS, "out", "/dev/null/weights"),
+            pytest.raises(SystemExit, match="Cannot write weights to /dev/null/weights"),
+        ):
+            export.main(["export"])
         export.main(["export"])
     assert capsys.readouterr().out == f"Wrote {values['out']} from the checkpoint after 100 iterations.\n"
 

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from trainer import checkpoint, files, meta_train, train
+from trainer import checkpoint, files, meta_gradient, meta_train, train
 from trainer.config import PRESETS, MetaTrainConfig, preset
 from trainer.meta_train import MetaTrainer
 from trainer.problems.tricks import Combination, RandomScaling, Tasks
@@ -228,6 +228,23 @@ def test_a_meta_gradient_that_is_not_finite_changes_nothing_and_is_counted(plain
     assert any(not np.array_equal(before[name], value) for name, value in tensors(trainer).items())
 
 
+@pytest.mark.parametrize("clipnorm", [0.0, 1.0])
+def test_a_meta_gradient_whose_square_overflows_is_skipped_too(clipnorm):
+    """Adam and clipping square it: one such update would leave NaN weights, and every later one skipped."""
+    trainer = MetaTrainer(dataclasses.replace(TINY, clipnorm=clipnorm))
+    before = tensors(trainer)
+    taped = meta_gradient.taped
+
+    def huge(*arguments):
+        period = taped(*arguments)
+        return period._replace(gradient=tf.nest.map_structure(lambda g: 0.0 * g + 1e20, period.gradient))
+
+    with mock.patch.object(meta_gradient, "taped", huge):
+        trainer.train_episode()
+    assert trainer.skipped_updates == 2
+    assert_same(tensors(trainer), before)
+
+
 # Stopping and going on.
 
 
@@ -305,6 +322,11 @@ def test_an_old_run_is_neither_overwritten_nor_mixed_up(tmp_path):
     with pytest.raises(ValueError, match=re.escape(expected)):
         meta_train.train(other, folder, resume=True)
     assert last_checkpoint(folder) == content
+
+
+def test_a_folder_that_cannot_be_written_is_named():
+    with pytest.raises(OSError, match="Cannot write to /dev/null/run: "):
+        meta_train.train(TINY, "/dev/null/run")
 
 
 def test_resuming_nothing_starts_anew(tmp_path):
@@ -419,3 +441,13 @@ def test_a_wrong_flag_is_one_clear_line(parse, tmp_path):
         train.main(["train"])
     assert stop.value.code == "steps: expected a multiple of the period, 20. Received: 7"
     assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupt_is_one_clear_line(parse):
+    parse("--preset=demo")
+    with (
+        mock.patch("tensorflow.config.experimental.enable_op_determinism"),
+        mock.patch.object(meta_train, "train", side_effect=KeyboardInterrupt),
+        pytest.raises(SystemExit, match="Interrupted. .* --resume goes on from there"),
+    ):
+        train.main(["train"])

@@ -143,11 +143,12 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    folder = os.path.expanduser(FLAGS.folder)
     try:
-        run(preset("demo"), FLAGS.folder, FLAGS.epochs, range(FLAGS.runs))
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
-    print(NEXT.format(folder=FLAGS.folder))
+        run(preset("demo"), folder, FLAGS.epochs, range(FLAGS.runs))
+    except (ValueError, OSError) as error:
+        raise SystemExit(str(error)) from error
+    print(NEXT.format(folder=folder))
 
 
 if __name__ == "__main__":

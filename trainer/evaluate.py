@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     try:
-        entrants = [entrant(text) for text in FLAGS.optimizers]
+        entrants = [entrant(os.path.expanduser(text)) for text in FLAGS.optimizers]
         names = list(catalog.PAPER_TASKS) if FLAGS.tasks == ["paper"] else FLAGS.tasks
         for name in names:
             catalog.task(name)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
                 print(
                     f"  {label:40s} mean {np.mean(values):.4f} +- {error:.4f}, median {np.median(values):.4f}"
                 )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(str(error)) from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def best_checkpoint(folder: str, iteration: int | None = None) -> Checkpoint:
     if not rated:
         raise ValueError(
             f"No checkpoint in {folder} has a finite {criterion}; the moving average takes 100 iterations. "
-            "Train on with --resume, or name a checkpoint with --iteration."
+            f"Name a checkpoint with --iteration, one of {there}; or let a run that has not ended go on with "
+            "--resume."
         )
     return min(rated, key=lambda s: s.record[criterion])
 
@@ -64,8 +66,12 @@ def export(
         recipe: how the weights were made, in words.
 
     Raises:
-        ValueError: see `best_checkpoint`.
+        ValueError: see `best_checkpoint`; or the results folder holds no runs.
+        OSError: the weight folder cannot be written.
     """
+    rows = [] if results_dir is None else Results(results_dir).rows
+    if results_dir is not None and not rows:
+        raise ValueError(f"No runs in {results_dir}. Expected the --out folder of trainer.evaluate.")
     chosen = best_checkpoint(run_dir, iteration)
     config = MetaTrainConfig(**chosen.record["config"])
     rule, architecture = rule_of(config)
@@ -83,26 +89,26 @@ def export(
     }
     network = coordinatewise.from_tensors(tensors, architecture)
     pretrained.save(out, network, rule, config.alpha, provenance)
-    if results_dir is not None:
+    if rows:
         digest = short_digest(pretrained.load(os.path.join(out, "")).config)
-        provenance["results"] = _measured(results_dir, digest)
+        provenance["results"] = _measured(rows, digest)
         pretrained.save(out, network, rule, config.alpha, provenance)
     return chosen
 
 
-def _measured(results_dir: str, digest: str) -> dict[str, Any]:
+def _measured(rows: Sequence[Row], digest: str) -> dict[str, Any]:
     """By task: mean final loss, runs and first seed, of the runs made with the weights of that digest."""
     by_task: dict[str, list[Row]] = {}
-    for row in Results(results_dir).rows:
+    for row in rows:
         if row.weights == digest:
             by_task.setdefault(f"{row.task} ({row.steps} steps)", []).append(row)
     return {
         task: {
-            "mean_final_loss": round(float(np.mean([row.final_loss for row in rows])), 5),
-            "runs": len(rows),
-            "first_seed": min(row.seed for row in rows),
+            "mean_final_loss": round(float(np.mean([row.final_loss for row in group])), 5),
+            "runs": len(group),
+            "first_seed": min(row.seed for row in group),
         }
-        for task, rows in by_task.items()
+        for task, group in by_task.items()
     }
 
 
@@ -114,7 +120,7 @@ def main(argv: list[str]) -> None:
     )
     try:
         chosen = export(run_dir, out, FLAGS.iteration, results, FLAGS.recipe)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
     print(f"Wrote {out} from the checkpoint after {chosen.record['iteration']} iterations.")
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
-from trainer import checkpoint, meta_gradient, unroll
+from trainer import checkpoint, files, meta_gradient, unroll
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
 from trainer.evaluation import curves
@@ -112,7 +112,8 @@ class MetaTrainer:
             seed = tf.random.fold_in(tf.random.fold_in(self._seed, iteration), period + 1)
             result = meta_gradient.replayed(*common, sample, seed)
         gradients = tf.nest.flatten(result.gradient)
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+        # The norm, as finite numbers whose squares overflow would leave a NaN behind in Adam and in clipping.
+        finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
 
         def update() -> tf.Tensor:
             self._outer.apply(gradients, self._weights)
@@ -199,6 +200,7 @@ def train(config: MetaTrainConfig, folder: str, data_dir: str | None = None, res
 
     Raises:
         ValueError: the folder holds a run already and `resume` is not set, or its config is another one.
+        OSError: the folder cannot be read or written.
     """
     saved = checkpoint.iterations(folder)
     if saved and not resume:
@@ -206,7 +208,8 @@ def train(config: MetaTrainConfig, folder: str, data_dir: str | None = None, res
     trainer = MetaTrainer(config, data_dir)
     if saved:
         trainer.restore(checkpoint.load(checkpoint.path_of(folder, saved[-1])))
-    writer = tf.summary.create_file_writer(folder)
+    with files.os_errors(f"write to {folder}"):
+        writer = tf.summary.create_file_writer(folder)
     with (
         writer.as_default(),
         tqdm(total=config.iterations, initial=trainer.iteration, unit="episode", dynamic_ncols=True) as bar,

@@ -47,8 +47,12 @@ def main(argv: list[str]) -> None:
     tf.config.experimental.enable_op_determinism()
     try:
         meta_train.train(config_from_flags(), os.path.expanduser(FLAGS.run_dir), FLAGS.data_dir, FLAGS.resume)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(
+            "Interrupted. Episodes since the last checkpoint are lost; --resume goes on from there."
+        ) from None
 
 
 if __name__ == "__main__":
