@@ -160,7 +160,7 @@ def zero_state(units: Sequence[int], coordinates: int, dtype: str = "float32") -
 
 
 def apply(
-    network: Network, inputs: Tensor, states: tuple[LSTMState, ...]
+    network: Network, inputs: Tensor, states: tuple[LSTMState, ...], awake: Tensor
 ) -> tuple[Tensor, tuple[LSTMState, ...]]:
     """One step of the network for N coordinates.
 
@@ -168,6 +168,7 @@ def apply(
         network: the weights.
         inputs: [I, N], the rule's view of the gradients.
         states: one per LSTM layer, bottom first.
+        awake: [N], boolean. The state of the others stays as it is, and their output has no meaning.
 
     Returns:
         The output [N], unbounded, and the next states.
@@ -177,17 +178,20 @@ def apply(
         x = ops.elu(_affine(dense.kernel, dense.bias, x))
     next_states = []
     for layer, state in zip(network.lstm, states, strict=True):
-        state = _lstm_step(layer, x, state)
+        state = _lstm_step(layer, x, state, awake)
         next_states.append(state)
         x = state.h
     return _affine(network.output.kernel, network.output.bias, x)[0], tuple(next_states)
 
 
-def _lstm_step(layer: LSTMLayer, x: Tensor, state: LSTMState) -> LSTMState:
+def _lstm_step(layer: LSTMLayer, x: Tensor, state: LSTMState, awake: Tensor) -> LSTMState:
     gates = _affine(layer.kernel, layer.bias, ops.concatenate([x, state.h], axis=0))
     i, j, f, o = ops.split(gates, 4, axis=0)
-    c = ops.sigmoid(f) * state.c + ops.sigmoid(i) * ops.tanh(j)
-    return LSTMState(h=ops.sigmoid(o) * ops.tanh(c), c=c)
+    # h and the layer above read what is kept, not what was computed: each state is then one fused loop and
+    # XLA stores no gate. All of them asleep at the end instead costs 8-15 % of an update.
+    c = ops.where(awake, ops.sigmoid(f) * state.c + ops.sigmoid(i) * ops.tanh(j), state.c)
+    h = ops.where(awake, ops.sigmoid(o) * ops.tanh(c), state.h)
+    return LSTMState(h, c)
 
 
 def _affine(kernel: Tensor, bias: Tensor, x: Tensor) -> Tensor:

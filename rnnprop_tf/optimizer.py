@@ -248,12 +248,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         taken = tf.constant(True)
         if self.skip_nonfinite:
             taken = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-            # A zero gradient puts a coordinate to sleep, so no branch is needed to keep all state.
-            gradients = [tf.where(taken, gradient, tf.zeros_like(gradient)) for gradient in gradients]
         slots = [self._slots[self._get_variable_index(variable)] for variable in variables]
-        states = tf.nest.map_structure(lambda slot: tf.convert_to_tensor(slot.value), slots)
+        slots = tf.nest.map_structure(lambda slot: slot.value, slots)
         step = tf.cast(self._step.value + 1, "float32")
-        directions, next_states = compute.update(self.rule, self.network, states, gradients, step)
+        directions = compute.update(self.rule, self.network, slots, gradients, taken, step)
 
         learning_rate = tf.cast(learning_rate, "float32")
         for variable, direction in zip(variables, directions, strict=True):
@@ -262,8 +260,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 decay = learning_rate * self.weight_decay * tf.cast(taken, "float32")
                 change -= variable * tf.cast(decay, variable.dtype)
             variable.assign_add(change)
-        for slot, value in zip(tf.nest.flatten(slots), tf.nest.flatten(next_states), strict=True):
-            slot.value.assign(value)
         self._step.value.assign_add(tf.cast(taken, "int64"))
         self.skipped_steps.value.assign_add(tf.cast(tf.logical_not(taken), "int64"))
 

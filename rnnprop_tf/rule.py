@@ -112,11 +112,8 @@ class Rule(ABC):
         The replayed meta-gradient runs it again on recorded observations.
         """
         awake = observation.awake
-        output, next_lstm = coordinatewise.apply(network, observation.inputs, lstm)
-        direction = ops.where(awake, self.direction(output), ops.zeros_like(output))
-        return direction, tuple(
-            LSTMState(*_keep_asleep(awake, new, old)) for new, old in zip(next_lstm, lstm, strict=True)
-        )
+        output, lstm = coordinatewise.apply(network, observation.inputs, lstm, awake)
+        return ops.where(awake, self.direction(output), ops.zeros_like(output)), lstm
 
 
 def _keep_asleep(awake: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ def test_apply_equals_the_lstm_equations(architecture: Architecture) -> None:
     states = coordinatewise.zero_state(architecture.lstm, coordinates, "float64")
     reference = [[(np.zeros(h), np.zeros(h)) for h in architecture.lstm] for _ in range(coordinates)]
     for x in inputs:
-        output, states = coordinatewise.apply(network, x, states)
+        output, states = coordinatewise.apply(network, x, states, awake=np.ones(coordinates, bool))
         for n in range(coordinates):
             expected, reference[n] = network_step(network, x[:, n], reference[n])
             assert_allclose(output[n], expected, atol=1e-12)

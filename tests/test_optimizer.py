@@ -258,7 +258,7 @@ def test_second_step_traces_and_compiles_nothing():
     counts = []
     for seed in range(3):
         step(*make_gradients(seed, variables))
-        rule = compute._compiled(optimizer.rule)
+        rule = compute._compiled(compute._update_in_chunks, optimizer.rule)
         counts.append((step.experimental_get_tracing_count(), rule.experimental_get_tracing_count()))
     assert counts[0] == counts[1] == counts[2]
     assert counts[0][1] == 1
@@ -266,11 +266,56 @@ def test_second_step_traces_and_compiles_nothing():
 
 def test_variables_of_one_shape_and_networks_of_one_size_share_a_program(monkeypatch):
     monkeypatch.setattr(compute, "SMALL", 0)
-    for seed in range(2):
+    for seed in range(2):  # The first optimizer and its variables are gone when the second needs the program.
         optimizer = RNNprop(random_network(seed), beta_1=0.321)
         variables = [keras.Variable(np.ones((2, 3))), keras.Variable(np.ones(6)), keras.Variable(np.ones(6))]
         optimizer.apply(make_gradients(0, variables), variables)
-    assert compute._compiled(optimizer.rule).experimental_get_tracing_count() == 1
+    dtypes = (tf.float32,) * 6
+    program = compute._compiled(compute._update_in_place, optimizer.rule, dtypes)
+    assert program.experimental_get_tracing_count() == 2
+
+
+CHUNKED = {
+    "a chunk": [(7,)],
+    "a coordinate more": [(8,)],
+    "two chunks, and odd": [(7, 2), (1, 103)],
+    "convolution": [(3, 3, 2, 4)],
+    "mixed": [(3, 11), (), (0, 3), (2,), (5, 5), (1,)],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("joined", [True, False], ids=["joined", "alone"])
+@pytest.mark.parametrize("shapes", CHUNKED.values(), ids=list(CHUNKED))
+def test_chunks_are_the_rule_on_all_coordinates(shapes, joined, mode, monkeypatch):
+    monkeypatch.setattr(compute, "CHUNK", 7)
+    monkeypatch.setattr(compute, "WHOLE", 7)
+    monkeypatch.setattr(compute, "SMALL", 1000 if joined else 0)
+    compute._compiled.cache_clear()
+    network, rule = random_network(), RNNpropRule()
+    variables = [keras.Variable(tf.ones(shape)) for shape in shapes]
+    optimizer = RNNprop(network, 1.0)
+    step = stepper(optimizer, variables, mode)
+    states = [rule.initial_state(network, math.prod(shape)) for shape in shapes]
+    values = [np.ones(math.prod(shape), "float32") for shape in shapes]
+    for t in range(1, 4):
+        gradients = make_gradients(t, variables)
+        # Idle coordinates, and idle chunks.
+        gradients = [tf.where(abs(g) > 0.5 * tf.reduce_mean(abs(g)), g, 0.0) for g in gradients]
+        if t == 2:
+            gradients[0] *= tf.cast(tf.reshape(tf.range(values[0].size) >= 14, shapes[0]), "float32")
+        step(*gradients)
+        for i, gradient in enumerate(gradients):
+            direction, states[i] = rule.update(
+                network, states[i], tf.reshape(gradient, [-1]), tf.constant(float(t))
+            )
+            values[i] = values[i] + direction.numpy()
+    for variable, value in zip(variables, values, strict=True):
+        np.testing.assert_allclose(variable.numpy().ravel(), value, rtol=1e-5, atol=1e-5)
+    found = [v.numpy() for v in optimizer.variables[4:]]
+    for slot, value in zip(found, tf.nest.flatten(states), strict=True):
+        np.testing.assert_allclose(slot.reshape(value.shape), value.numpy(), rtol=1e-5, atol=1e-5)
+    compute._compiled.cache_clear()
 
 
 # Coordinates without a gradient
