@@ -2,5 +2,6 @@
 
 from rnnprop_tf.optimizer import DMOptimizer, RNNprop
 from rnnprop_tf.pretrained import list_pretrained
+from rnnprop_tf.profile import profile
 
-__all__ = ["DMOptimizer", "RNNprop", "list_pretrained"]
+__all__ = ["DMOptimizer", "RNNprop", "list_pretrained", "profile"]

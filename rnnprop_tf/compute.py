@@ -218,3 +218,15 @@ def _flat(state: RuleState, size: int) -> RuleState:
     accumulators = tuple(tf.reshape(tensor, [size]) for tensor in state.accumulators)
     lstm = tf.nest.map_structure(lambda tensor: tf.reshape(tensor, [tensor.shape[0], size]), state.lstm)
     return RuleState(accumulators, lstm)
+
+
+def temporary_bytes(sizes: Sequence[int], network: Network) -> int:
+    """About how much memory `update` needs at most besides state and gradients, on a CPU.
+
+    Directions and their multiples of the learning rate; three times the state of one joined group (joined,
+    updated, split); and as much as two programs at once keep of gates, features and joined inputs.
+    """
+    units = [layer.kernel.shape[0] // 4 for layer in network.lstm]
+    joined = max((sum(sizes[i] for i in group) for group in groups(sizes) if len(group) > 1), default=0)
+    whole = min(max(sizes, default=0), WHOLE)
+    return 4 * (2 * sum(sizes) + 3 * joined * (2 + 2 * sum(units)) + 2 * whole * 8 * max(units))

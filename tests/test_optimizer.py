@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 import rnnprop_tf
 from rnnprop_tf import DMOptimizer, RNNprop, compute
@@ -318,6 +319,51 @@ def test_chunks_are_the_rule_on_all_coordinates(shapes, joined, mode, monkeypatc
     compute._compiled.cache_clear()
 
 
+def operations(graph):
+    """The types of all operations of a graph and the functions it calls."""
+    definition = graph.as_graph_def()
+    bodies = [definition.node, *(function.node_def for function in definition.library.function)]
+    return {node.op for body in bodies for node in body}
+
+
+def test_step_has_static_shapes_and_never_calls_the_host():
+    variables = [*make_variables(), keras.Variable(tf.zeros(30_000)), keras.Variable(tf.zeros(70_000))]
+    optimizer = RNNprop(random_network())
+    optimizer.build(variables)
+    graph = stepper(optimizer, variables, "graph").get_concrete_function(*make_gradients(0, variables)).graph
+    host = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunction", "Print", "PrintV2", "Assert"}
+    # Their output shapes depend on values.
+    dynamic = {"Where", "Unique", "UniqueV2", "BooleanMask", "DynamicPartition", "ListDiff"}
+    assert not operations(graph) & (host | dynamic)
+    for operation in graph.get_operations():
+        assert all(output.shape.is_fully_defined() for output in operation.outputs), operation
+
+
+@pytest.mark.skipif(
+    not any(kernel.device_type == "GPU" for kernel in get_registered_kernels_for_op("MatMul").kernel),
+    reason="this TensorFlow was built without GPU kernels",
+)
+def test_every_operation_of_the_plain_step_has_a_gpu_kernel():
+    variables = [*make_variables(), keras.Variable(tf.zeros(30_000))]
+    optimizer = RNNprop(random_network(), state_dtype="bfloat16", weight_decay=0.1, clipnorm=1.0)
+    optimizer.build(variables)
+    graph = stepper(optimizer, variables, "graph").get_concrete_function(*make_gradients(0, variables)).graph
+    # Those that run as they are; what is in the compiled functions is XLA's to translate.
+    for name in {operation.type for operation in graph.get_operations()} - {"Placeholder"}:
+        devices = {kernel.device_type for kernel in get_registered_kernels_for_op(name).kernel}
+        assert devices & {"GPU", "DEFAULT"}, name
+
+
+def test_compiled_step_never_calls_the_host():
+    variables = [keras.Variable(tf.zeros(70_000)), keras.Variable(tf.zeros(3))]
+    optimizer = RNNprop(random_network())
+    optimizer.build(variables)
+    step = stepper(optimizer, variables, "jit")
+    program = step.experimental_get_compiler_ir(*make_gradients(0, variables))(stage="hlo")
+    calls = {"outfeed", "infeed", "send(", "recv(", "xla_python", "callback"}
+    assert not [call for call in calls if call in program]
+
+
 # Coordinates without a gradient
 
 
@@ -536,6 +582,38 @@ def test_other_floats_are_computed_in_float32(dtype, mode):
     np.testing.assert_allclose(variable.numpy().astype("float64"), reference.numpy(), rtol=precision)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("small", [0, 1000], ids=["alone", "joined"])
+def test_lstm_state_in_bfloat16_is_rounded_state(mode, small, monkeypatch):
+    monkeypatch.setattr(compute, "SMALL", small)
+    network, rule = random_network(), RNNpropRule()
+    variables = [keras.Variable(tf.ones(3), name="x"), keras.Variable(tf.ones((2, 2)), name="y")]
+    optimizer = RNNprop(network, 1.0, state_dtype="bfloat16")
+    step = stepper(optimizer, variables, mode)
+    state, expected = rule.initial_state(network, 3), np.ones(3, "float32")
+    for t in range(1, 6):
+        gradients = make_gradients(t, variables)
+        step(*gradients)
+        direction, state = rule.update(network, state, gradients[0], tf.constant(float(t)))
+        rounded = tf.nest.map_structure(lambda s: tf.cast(tf.cast(s, "bfloat16"), "float32"), state.lstm)
+        state = state._replace(lstm=rounded)
+        expected = expected + direction.numpy()
+    assert [v.dtype for v in optimizer.variables[4:]] == (["float32"] * 2 + ["bfloat16"] * 4) * 2
+    np.testing.assert_allclose(variables[0].numpy(), expected, rtol=0.02, atol=0.02)
+    before = slots(optimizer)
+    step(*(tf.zeros_like(g) for g in gradients))
+    assert_same(slots(optimizer), before)
+
+
+def test_bfloat16_state_is_half_and_comes_back_from_the_config():
+    optimizer = RNNprop.from_config(
+        RNNprop(initial_weights(Architecture(), 0), state_dtype="bfloat16").get_config()
+    )
+    optimizer.build([keras.Variable(tf.zeros(10))])
+    assert optimizer.get_config()["state_dtype"] == "bfloat16"
+    assert sum(v.value.dtype.size * v.shape.num_elements() for v in optimizer.variables[4:]) == 10 * 168
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "int32", "bool"])
 def test_other_types_are_refused(dtype):
     variable = tf.Variable(tf.zeros(2, dtype), name="count")
@@ -562,6 +640,11 @@ def test_empty_variables_take_steps():
         (lambda: RNNprop(random_network(), beta_1=1.0), ValueError, r"`beta_1` must be in \[0, 1\).*=1.0"),
         (lambda: RNNprop(random_network(), beta_2=-0.1), ValueError, r"`beta_2` must be in \[0, 1\).*=-0.1"),
         (lambda: RNNprop(random_network(), epsilon=0.0), ValueError, r"`epsilon` must be positive.*=0.0"),
+        (
+            lambda: RNNprop(random_network(), state_dtype="float16"),
+            ValueError,
+            r"`state_dtype` must be one of 'float32', 'bfloat16'.*'float16'",
+        ),
         (lambda: DMOptimizer(random_network(), p=0), ValueError, r"`p` must be positive.*p=0"),
         (lambda: RNNprop(random_network(), momentum=1), ValueError, r"not recognized: \{'momentum': 1\}"),
         (

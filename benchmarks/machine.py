@@ -1,0 +1,25 @@
+"""What a benchmark's numbers were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, GPUs, load and versions."""
+    with open("/proc/cpuinfo") as info:
+        names = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
+    gpus = [tf.config.experimental.get_device_details(d) for d in tf.config.list_physical_devices("GPU")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpus": [gpu.get("device_name") for gpu in gpus],
+        "load_average": os.getloadavg()[0],
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }

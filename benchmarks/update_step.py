@@ -1,0 +1,198 @@
+"""How long RNNprop's update takes, as multiples of the bare matrix products and of Adam.
+
+    python -m benchmarks.update_step
+    python -m benchmarks.update_step --rounds=15 --out=results/benchmarks/update_step.json
+
+On a GPU the same command measures the GPU. Everything is measured in alternation, round by round, and the
+medians are reported: on a shared machine single times drift by half.
+
+- The limit: the operations of the network's matrix products (13,200 a parameter for the paper's) at the rate
+  that a 1024x1024x1024 float32 product reaches in the same process.
+- The bare update: tracing and compiling, then a step, in a plain graph and compiled, on a model of a million
+  parameters in 31 variables.
+- Training steps (`fit`'s own function on one batch) with RNNprop and with Adam, of that model's size and of
+  the base MLP, uncompiled and compiled, the small one also 10 steps at a time.
+- The roofline: the matrix products at the network's own shapes, the transcendental functions, the traffic of
+  the state, nanoseconds a parameter each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from benchmarks.machine import machine
+from rnnprop_tf import RNNprop, compute
+from rnnprop_tf import network as coordinatewise
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("rounds", 9, "rounds of alternation; medians are over these")
+flags.DEFINE_string("out", "results/benchmarks/update_step.json", "where to write")
+
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (2000, 128),
+    *((3, 3, 3, 32), (32,), (3, 3, 32, 64), (64,), (3, 3, 64, 64), (64,), (3, 3, 64, 128), (128,)),
+    *((3, 3, 128, 128), (128,), (128, 256), (256,), (256, 512), (512,), (512, 256), (256,), (256, 100)),
+    *((100,), (64, 64), (64,), (), (), (128,), (128,), (128, 128), (128,), (256, 256), (256,), (256, 10)),
+    (10,),
+)
+PARAMETERS = sum(int(np.prod(shape)) for shape in SHAPES)
+ROOFLINE_COORDINATES = 65_536
+
+
+class Bag(keras.Model):
+    """A model of variables of any shape, whose gradients cost next to nothing."""
+
+    def __init__(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__()
+        self.variables_of_the_bag = [self.add_weight(shape=s, initializer="zeros") for s in shapes]
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.add_n([tf.reduce_sum(tf.sin(v)) for v in self.variables_of_the_bag]) + 0.0 * x
+
+
+def mlp() -> keras.Model:
+    """The paper's base MLP, 15,910 parameters."""
+    layers = [keras.Input((784,)), keras.layers.Dense(20, "sigmoid"), keras.layers.Dense(10)]
+    return keras.Sequential(layers)
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    tf.nest.map_structure(np.asarray, function())
+    return time.perf_counter() - start
+
+
+def matmul_limit() -> Callable[[], Any]:
+    a = tf.random.normal([1024, 1024])
+    product = tf.function(lambda: tf.matmul(a, a)[0, 0], autograph=False)
+
+    # Without the optimizer of graphs taking five equal products for one.
+    return lambda: [product() for _ in range(5)]
+
+
+def operations(network: coordinatewise.Network) -> int:
+    """Of the matrix products, for a parameter and step."""
+    kernels = [w for w in tf.nest.flatten(network) if len(w.shape) == 2]
+    return 2 * sum(int(np.prod(w.shape)) for w in kernels)
+
+
+def bare_update(jit_compile: bool, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Callable[[], Any]:
+    """`compute.update` alone, on the optimizer's own slots."""
+    variables = [keras.Variable(tf.zeros(shape)) for shape in shapes]
+    optimizer = RNNprop.from_pretrained()
+    optimizer.build(variables)
+    slots = tf.nest.map_structure(lambda slot: slot.value, list(optimizer._slots))
+    gradients = [tf.random.normal(shape) for shape in shapes]
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def update() -> tf.Tensor:
+        step, taken = tf.constant(5.0), tf.constant(True)
+        directions = compute.update(optimizer.rule, optimizer.network, slots, gradients, taken, step)
+        return tf.add_n([tf.reshape(direction, [-1])[0] for direction in directions])
+
+    return update
+
+
+def train_step(model: keras.Model, optimizer: Any, jit_compile: bool, steps: int = 1) -> Callable[[], Any]:
+    """One call of the function that `fit` runs: `steps` steps."""
+    if isinstance(model, Bag):
+        x, y, loss = np.zeros((1, 1), "float32"), np.zeros((1, 1), "float32"), "mae"
+    else:
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(128, 784)).astype("float32"), rng.integers(0, 10, 128)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, jit_compile=jit_compile, steps_per_execution=steps)
+    model.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+    return lambda: (model.train_function(batches), optimizer.iterations.numpy())[1]
+
+
+def roofline() -> dict[str, Callable[[], Any]]:
+    """The parts of a step on `ROOFLINE_COORDINATES` coordinates, compiled."""
+    kernel, inputs = tf.random.normal([80, 40]), tf.random.normal([40, ROOFLINE_COORDINATES])
+    gates, state = (tf.random.normal([n, ROOFLINE_COORDINATES]) for n in (80, 82))
+
+    def compiled(function: Callable, argument: tf.Tensor) -> Callable[[], Any]:
+        function = tf.function(function, jit_compile=True, autograph=False)
+
+        def run() -> tf.Tensor:
+            return function(argument)[0, 0]
+
+        return run
+
+    return {
+        "one [80, 40] product of two": compiled(lambda x: tf.matmul(kernel, x), inputs),
+        "80 tanh of 202 transcendentals": compiled(tf.tanh, gates),
+        "80 sigmoid": compiled(tf.sigmoid, gates),
+        "state read and written": compiled(lambda x: x + 1.0, state),
+    }
+
+
+def training_steps() -> dict[str, Callable[[], Any]]:
+    result = {}
+    for jit in (False, True):
+        how = "compiled" if jit else "plain"
+        for name, make in (("rnnprop", RNNprop.from_pretrained), ("adam", keras.optimizers.Adam)):
+            result[f"million, {how}, {name}"] = train_step(Bag(SHAPES), make(), jit)
+            result[f"mlp, {how}, {name}"] = train_step(mlp(), make(), jit)
+            result[f"mlp, {how}, {name}, 10 steps"] = train_step(mlp(), make(), jit, 10)
+    return result
+
+
+def main(_: list[str]) -> None:
+    # The first call of each traces and compiles; that of the first bare update has nothing to reuse.
+    small = tuple(tuple(v.shape) for v in mlp().trainable_variables)
+    limit = matmul_limit()
+    limit()
+    parts = {"limit": limit, "bare, plain": bare_update(False)}
+    first = {"bare, plain": seconds(parts["bare, plain"])}
+    parts |= {"bare, plain, second model": bare_update(False), "bare, compiled": bare_update(True)}
+    parts |= {"bare mlp": bare_update(False, small)} | training_steps() | roofline()
+    for name, part in parts.items():
+        first.setdefault(name, seconds(part))
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(FLAGS.rounds):
+        for name, part in parts.items():
+            times[name].append(seconds(part))
+    report(first, {name: float(np.median(values)) for name, values in times.items()})
+
+
+def report(first: dict[str, float], median: dict[str, float]) -> None:
+    """Prints and writes ratios; times in seconds."""
+    flops = 5 * 2 * 1024**3 / median["limit"]
+    bare_limit = operations(RNNprop.from_pretrained().network) * PARAMETERS / flops
+    ratios = {f"{how} update / limit": median[f"bare, {how}"] / bare_limit for how in ("plain", "compiled")}
+    for how in ("plain", "compiled"):
+        extra = median[f"million, {how}, rnnprop"] - median[f"million, {how}, adam"]
+        ratios[f"fit step beyond Adam's / bare update, {how}"] = extra / median[f"bare, {how}"]
+        for steps, suffix in ((1, ""), (10, ", 10 steps")):
+            ours, adam = (median[f"mlp, {how}, {name}{suffix}"] / steps for name in ("rnnprop", "adam"))
+            ratios[f"mlp fit step beyond Adam's / bare update, {how}{suffix}"] = (ours - adam) / median[
+                "bare mlp"
+            ]
+    result = {
+        "machine": machine(),
+        "parameters": PARAMETERS,
+        "matmul_gflops": flops / 1e9,
+        "ratios": ratios,
+        "first_call_seconds": first,
+        "median_milliseconds": {name: 1e3 * value for name, value in median.items()},
+        "roofline_ns_per_parameter": {n: 1e9 * median[n] / ROOFLINE_COORDINATES for n in roofline()},
+    }
+    print(json.dumps(result, indent=2))
+    os.makedirs(os.path.dirname(FLAGS.out) or ".", exist_ok=True)
+    with open(FLAGS.out, "w") as file:
+        json.dump(result, file, indent=2)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,44 @@
+"""`profile` tells what training will cost, and leaves the model alone."""
+
+import keras
+import numpy as np
+import pytest
+
+import rnnprop_tf
+
+
+def test_numbers_and_table(capsys):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    before = [v.numpy() for v in model.variables]
+    ours, adam = rnnprop_tf.profile(model, updates=2)
+    parameters = model.count_params()
+    assert (ours.name, adam.name) == ("rnnprop", "adam")
+    assert 0 <= ours.state_bytes - 4 * 82 * parameters < 100
+    assert 0 <= adam.state_bytes - 4 * 2 * parameters < 100
+    assert ours.temporary_bytes > 0
+    assert min(ours.milliseconds, adam.milliseconds) > 0.0
+    table = capsys.readouterr().out
+    assert f"{parameters} parameters in 4 trainable variables" in table
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["rnnprop", "adam"]
+    for value, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(value, variable.numpy())
+
+
+def test_takes_the_settings_of_an_optimizer_and_does_not_build_it():
+    model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(10)])
+    optimizer = rnnprop_tf.RNNprop.from_pretrained(state_dtype="bfloat16")
+    cost, _ = rnnprop_tf.profile(model, optimizer, updates=1)
+    assert 0 <= cost.state_bytes - 168 * model.count_params() < 100
+    assert not optimizer.built
+
+
+def test_model_without_variables_is_refused():
+    with pytest.raises(ValueError, match=r"`model.build\(input_shape\)` first. Received: 'empty' with none"):
+        rnnprop_tf.profile(keras.Sequential([keras.layers.Dense(2)], name="empty"))
+
+
+def test_temporaries_do_not_grow_with_the_largest_variable_but_for_its_direction():
+    network = rnnprop_tf.RNNprop.from_pretrained().network
+    small, large = (rnnprop_tf.compute.temporary_bytes([n], network) for n in (1_000_000, 2_000_000))
+    assert large - small == 8 * 1_000_000
+    assert rnnprop_tf.compute.temporary_bytes([], network) == 0
