@@ -25,6 +25,6 @@ setup(
             "scikit-learn",
             "tensorboard",
         ],
-        "dev": ["pytest", "ruff", "mypy"],
+        "dev": ["pytest>=9,<10", "ruff>=0.17,<0.18", "mypy>=2,<3"],
     },
 )

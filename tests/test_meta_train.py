@@ -448,6 +448,6 @@ def test_an_interrupt_is_one_clear_line(parse):
     with (
         mock.patch("tensorflow.config.experimental.enable_op_determinism"),
         mock.patch.object(meta_train, "train", side_effect=KeyboardInterrupt),
-        pytest.raises(SystemExit, match="Interrupted. .* --resume goes on from there"),
+        pytest.raises(SystemExit, match=r"Interrupted. .* --resume goes on from there"),
     ):
         train.main(["train"])
