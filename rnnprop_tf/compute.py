@@ -12,8 +12,8 @@ coordinate and step, 131,072 coordinates; the two large matrix products alone ar
   time to compile (0.85 seconds of processor time against 0.4), so smaller variables go without.
 - A large variable has a program of its own. Small ones are joined first: one program each takes 1.7 times
   as long to compile and is no faster. Joined outside of the program: XLA takes longer to do it inside.
-- Programs run side by side, a core each, as TensorFlow likes: 10 to 40 % faster than one after the other,
-  where the cores share each chunk.
+- Programs run side by side, a core each. One after the other, the cores sharing each chunk, took 263
+  nanoseconds on two cores against 211 in chunks of 4,096.
 """
 
 from __future__ import annotations
