@@ -112,7 +112,7 @@ def test_slots_of_dm_optimizer_are_those_of_the_lstm_after_keras_own():
 
 def test_slots_are_named_after_the_layer_as_adams_are():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")], name="model")
-    ours, adam = RNNprop(constant_network()), keras.optimizers.Adam()
+    ours, adam = RNNprop(constant_network()), keras.optimizers.Adam(name="adam")
     for optimizer in (ours, adam):
         optimizer.build(model.trainable_variables)
     assert ours.variables[4].path == adam.variables[2].path.replace("adam/", "rnnprop/").replace(
