@@ -1,4 +1,4 @@
-"""What to do with a coordinate that has no gradient: five rules measured.
+"""What to do with a coordinate that has no gradient: six rules measured.
 
     python -m benchmarks.sleep_rule --weights=rnnprop-paper
 
@@ -19,7 +19,6 @@ import tensorflow as tf
 from absl import app, flags
 from keras import ops
 
-from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
 from rnnprop_tf.rule import Observation, RNNpropRule
 from trainer.evaluation.curves import LearnedRunner
@@ -141,9 +140,6 @@ def idle_drift(problem: BagOfWords, runner: LearnedRunner, steps: int) -> tuple[
 
 def main(_: list[str]) -> None:
     loaded = pretrained.load(FLAGS.weights)
-    network = coordinatewise.from_tensors(
-        coordinatewise.to_tensors(loaded.network), coordinatewise.architecture_of(loaded.network)
-    )
     bag = BagOfWords(1.5)
     build: dict[str, Callable[[], Problem]] = {
         "base MLP": lambda: catalog.task("mnist-nn-sigmoid-100").build(FLAGS.data_dir),
@@ -156,10 +152,11 @@ def main(_: list[str]) -> None:
     for title, rule in RULES.items():
         cells = []
         for problem in problems.values():
-            runner = LearnedRunner(problem, rule(), network, loaded.learning_rate)
+            runner = LearnedRunner(problem, rule(), loaded.network, loaded.learning_rate)
             runs = [runner.run(FLAGS.steps, seed).final_loss for seed in range(FLAGS.runs)]
             cells.append(f"{np.mean(runs):.4f}")
-        unused, idle = idle_drift(bag, runner, min(FLAGS.steps, 500))
+        on_bag = LearnedRunner(bag, rule(), loaded.network, loaded.learning_rate)
+        unused, idle = idle_drift(bag, on_bag, min(FLAGS.steps, 500))
         print(
             f"{title:30s} {' '.join(cells)}   unused rows {unused:.4f}, idle rows a step {idle:.6f}",
             flush=True,

@@ -115,7 +115,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         hyperparameters = dataclasses.asdict(found.rule)
         return cls(network=found.network, learning_rate=learning_rate, **(hyperparameters | kwargs))
 
-    def save_pretrained(self, folder: str) -> None:
+    def save_pretrained(
+        self, folder: str, learning_rate: float = 0.1, provenance: dict[str, Any] | None = None
+    ) -> None:
         """Writes the learned weights and the rule's hyperparameters for `from_pretrained`.
 
         This is the optimizer as a product, without the state of the training in progress; that is saved with
@@ -123,11 +125,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
         Args:
             folder: Where to write; created if it is not there.
+            learning_rate: The one that the weights were meta-trained with, for the card. Defaults to `0.1`.
+            provenance: How the weights were made, for the card: what JSON can hold. Optional.
         """
-        if isinstance(self._learning_rate, keras.Variable):
-            pretrained.save(folder, self.network, self.rule, float(self._learning_rate.numpy()))
-        else:
-            pretrained.save(folder, self.network, self.rule)
+        pretrained.save(folder, self.network, self.rule, learning_rate, provenance)
 
     @no_automatic_dependency_tracking
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -258,7 +259,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ]
         taken = tf.constant(True)
         if self.skip_nonfinite:
-            taken = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+            # Of the squares, as an infinite one would stay in the running mean for good.
+            taken = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g * g)) for g in gradients])
         slots = [self._slots[self._get_variable_index(variable)] for variable in variables]
         slots = tf.nest.map_structure(lambda slot: slot.value, slots)
         step = tf.cast(self._step.value + 1, "float32")
@@ -287,13 +289,13 @@ class RNNprop(LearnedOptimizer):
 
     - A coordinate whose gradient is exactly zero is left alone, with all its state. Rows of an embedding
       that a batch does not use stay where they are, save for weight decay, which works as in Keras.
-    - With `skip_nonfinite`, a step in whose gradients (summed over replicas) there is a NaN or an infinity
-      changes no variable, no slot and not `step`; it adds 1 to `skipped_steps`. `iterations` counts it, so
-      that schedules end where they were planned to; the average of `use_ema` takes the unchanged variables
-      in once more; Keras applies constraints as ever. With `gradient_accumulation_steps` one bad micro-batch
-      costs the whole accumulated step, and the next starts from empty accumulators. Under
-      `LossScaleOptimizer` (mixed_float16) that one skips first: such steps do not get here and are not
-      counted.
+    - With `skip_nonfinite`, a step in whose gradients (summed over replicas) there is a NaN, an infinity or
+      a number whose square is infinite in float32, changes no variable, no slot and not `step`; it adds 1 to
+      `skipped_steps`. `iterations` counts it, so that schedules end where they were planned to; the average
+      of `use_ema` takes the unchanged variables in once more; Keras applies constraints as ever. With
+      `gradient_accumulation_steps` one bad micro-batch costs the whole accumulated step, and the next starts
+      from empty accumulators. Under `LossScaleOptimizer` (mixed_float16) that one skips first: such steps do
+      not get here and are not counted.
 
     State, in the order of `variables` after Keras's own `iteration` and `learning_rate` (no such variable
     with a schedule): `step` and `skipped_steps` (int64); Keras's averages and gradient accumulators, if

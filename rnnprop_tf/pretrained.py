@@ -160,7 +160,7 @@ def save(
         ValueError: a weight is not finite, or something else that `load` would refuse.
         OSError: writing failed.
     """
-    folder = os.fspath(folder)
+    folder = os.path.expanduser(os.fspath(folder))
     model = _model_bytes(folder, network)
     config = _config_bytes(folder, network, rule, learning_rate, provenance, model)
     with _writing(folder):
@@ -180,7 +180,7 @@ def _find(name_or_path: str | os.PathLike[str]) -> str:
         )
     if name_or_path in list_pretrained():
         return str(_SHIPPED / name_or_path)
-    folder = os.fspath(name_or_path)
+    folder = os.path.expanduser(os.fspath(name_or_path))
     with _reading(folder):
         if folder and tf.io.gfile.isdir(folder):
             return folder

@@ -764,3 +764,14 @@ def test_two_replicas_equal_one_device_and_each_other():
         check_replicas([*double.weights, *double.optimizer.variables])
         """
     )
+
+
+def test_a_finite_gradient_whose_square_is_not_is_skipped_too():
+    variable = keras.Variable([1.0, 1.0], name="x")
+    optimizer = RNNprop(random_network())
+    optimizer.apply([tf.constant([1e20, 1.0])], [variable])
+    np.testing.assert_array_equal(variable.numpy(), [1.0, 1.0])
+    assert int(optimizer.skipped_steps.numpy()) == 1
+    optimizer.apply([tf.constant([1.0, 1.0])], [variable])
+    assert np.isfinite(np.concatenate([np.ravel(v.numpy()) for v in optimizer.variables])).all()
+    assert variable.numpy()[0] == variable.numpy()[1] != 1.0

@@ -195,20 +195,25 @@ def test_tensorflow_checkpoint_restores_all_state(build_first, tmp_path):
 
 def test_pretrained_folder_round_trip(tmp_path):
     folder = str(tmp_path / "weights")
-    RNNprop(random_network(), 0.2, beta_1=0.8, beta_2=0.9, epsilon=1e-7).save_pretrained(folder)
+    RNNprop(random_network(), 0.3, beta_1=0.8, beta_2=0.9, epsilon=1e-7).save_pretrained(
+        folder, learning_rate=0.2, provenance={"recipe": "by hand"}
+    )
     optimizer = RNNprop.from_pretrained(folder, learning_rate=0.3, clipnorm=1.0, name="mine")
     assert_same_network(optimizer.network, random_network())
     config = optimizer.get_config()
     expected = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-7, "clipnorm": 1.0, "name": "mine"}
     assert {key: config[key] for key in expected} == expected
     assert config["learning_rate"] == pytest.approx(0.3)
-    assert rnnprop_tf.pretrained.load(folder).learning_rate == pytest.approx(0.2)
+    loaded = rnnprop_tf.pretrained.load(folder)
+    assert loaded.learning_rate == pytest.approx(0.2)
+    assert loaded.config["provenance"] == {"recipe": "by hand"}
 
 
-def test_schedule_is_not_the_learning_rate_of_a_pretrained_folder(tmp_path):
-    schedule = keras.optimizers.schedules.CosineDecay(0.5, 10)
-    RNNprop(random_network(), schedule).save_pretrained(str(tmp_path))
-    assert rnnprop_tf.pretrained.load(str(tmp_path)).learning_rate == 0.1
+def test_the_learning_rate_in_use_is_not_that_of_the_pretrained_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    RNNprop(random_network(), 0.0).save_pretrained("~/weights")
+    assert rnnprop_tf.pretrained.load("~/weights").learning_rate == 0.1
+    assert (tmp_path / "weights").is_dir()
 
 
 @pytest.mark.parametrize(("cls", "other"), [(RNNprop, DMOptimizer), (DMOptimizer, RNNprop)])

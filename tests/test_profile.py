@@ -12,14 +12,15 @@ def test_numbers_and_table(capsys):
     before = [v.numpy() for v in model.variables]
     ours, adam = rnnprop_tf.profile(model, updates=2)
     parameters = model.count_params()
-    assert (ours.name, adam.name) == ("rnnprop", "adam")
+    assert ours.name == "rnnprop"
+    assert adam.name.startswith("adam")
     assert 0 <= ours.state_bytes - 4 * 82 * parameters < 100
     assert 0 <= adam.state_bytes - 4 * 2 * parameters < 100
     assert ours.temporary_bytes > 0
     assert min(ours.milliseconds, adam.milliseconds) > 0.0
     table = capsys.readouterr().out
     assert f"{parameters} parameters in 4 trainable variables" in table
-    assert [line.split()[0] for line in table.splitlines()[2:]] == ["rnnprop", "adam"]
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["rnnprop", adam.name]
     for value, variable in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(value, variable.numpy())
 

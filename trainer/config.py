@@ -85,7 +85,7 @@ PAPER_DM = MetaTrainConfig(
 )
 
 PRESETS: dict[str, MetaTrainConfig] = {
-    # The paper's recipe to the letter.
+    # The paper's recipe to the letter, but for the backward pass on a sample of the coordinates.
     "paper-rnnprop": PAPER_RNNPROP,
     "paper-rnnprop-no-scaling": dataclasses.replace(
         PAPER_RNNPROP, scaling=0.0, convex_scaling=0.0, iterations=5_000
@@ -107,7 +107,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
     "demo": dataclasses.replace(
         PAPER_RNNPROP,
         task="digits-nn-sigmoid-100",
-        iterations=300,
+        iterations=500,
         learning_rate=1e-3,
         cosine_decay=True,
         clipnorm=1.0,

@@ -59,7 +59,8 @@ def load(name: str, split: str = "train", data_dir: str | None = None) -> Images
         raise ValueError(f"No data set named {name!r}. Expected one of {', '.join(NAMES)}.")
     if split not in ("train", "test"):
         raise ValueError(f"No split named {split!r}. Expected 'train' or 'test'.")
-    return _load(name, split, data_dir or os.environ.get("TFDS_DATA_DIR"))
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
+    return _load(name, split, folder and os.path.expanduser(folder))
 
 
 @functools.lru_cache(maxsize=4)
