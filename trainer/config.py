@@ -107,7 +107,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
     "demo": dataclasses.replace(
         PAPER_RNNPROP,
         task="digits-nn-sigmoid-100",
-        iterations=500,
+        iterations=650,
         learning_rate=1e-3,
         cosine_decay=True,
         clipnorm=1.0,
