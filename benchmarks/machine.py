@@ -1,7 +1,8 @@
-"""What a benchmark's numbers were measured on."""
+"""What a benchmark's numbers were measured on, and where they go."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from typing import Any
@@ -23,3 +24,12 @@ def machine() -> dict[str, Any]:
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
+
+
+def write(result: dict[str, Any], path: str) -> None:
+    """Prints the numbers and writes them as JSON."""
+    text = json.dumps(result, indent=2)
+    print(text)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "w") as file:
+        file.write(text)

@@ -11,7 +11,6 @@ the model's size and is measured on a small model with as many programs, and its
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -20,7 +19,7 @@ import numpy as np
 from absl import app, flags
 
 import rnnprop_tf
-from benchmarks.machine import machine
+from benchmarks.machine import machine, write
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("state_dtype", "float32", ["float32", "bfloat16"], "how the LSTM's state is stored")
@@ -97,10 +96,7 @@ def main(_: list[str]) -> None:
         "compiler_mib": compiler / MIB,
         "temporaries_mib": (beyond - compiler) / MIB,
     }
-    print(json.dumps(result, indent=2))
-    os.makedirs(os.path.dirname(FLAGS.out) or ".", exist_ok=True)
-    with open(FLAGS.out, "w") as file:
-        json.dump(result, file, indent=2)
+    write(result, FLAGS.out)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ medians are reported: on a shared machine single times drift by half.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, write
 from rnnprop_tf import RNNprop, compute
 from rnnprop_tf import network as coordinatewise
 
@@ -189,10 +187,7 @@ def report(first: dict[str, float], median: dict[str, float]) -> None:
         "median_milliseconds": {name: 1e3 * value for name, value in median.items()},
         "roofline_ns_per_parameter": {n: 1e9 * median[n] / ROOFLINE_COORDINATES for n in roofline()},
     }
-    print(json.dumps(result, indent=2))
-    os.makedirs(os.path.dirname(FLAGS.out) or ".", exist_ok=True)
-    with open(FLAGS.out, "w") as file:
-        json.dump(result, file, indent=2)
+    write(result, FLAGS.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -76,15 +76,7 @@ class Runner(ABC):
             yield self._batches(seed, tf.constant(first, tf.int64), count), count
 
     def _losses_at(self, params: tf.Tensor, constants: Any, batches: Any, count: int) -> tf.Tensor:
-        def body(t: tf.Tensor, losses: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            batch = tf.nest.map_structure(lambda b: b[t], batches)
-            return t + 1, losses.write(t, self._problem.loss(params, constants, batch))
-
-        losses = tf.TensorArray(tf.float32, count, element_shape=[])
-        _, losses = tf.while_loop(
-            lambda t, _: t < count, body, (tf.constant(0), losses), maximum_iterations=count
-        )
-        return losses.stack()
+        return _for_each_batch(batches, count, lambda batch: self._problem.loss(params, constants, batch))
 
 
 class LearnedRunner(Runner):
@@ -143,14 +135,23 @@ class KerasRunner(Runner):
         return self._variable.read_value()
 
     def _loop(self, constants: Any, batches: Any, count: int) -> tf.Tensor:
-        def body(t: tf.Tensor, losses: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            batch = tf.nest.map_structure(lambda b: b[t], batches)
+        def step(batch: Any) -> tf.Tensor:
             loss, gradient = loss_and_gradient(self._problem, self._variable.read_value(), constants, batch)
             self._optimizer.apply([gradient], [self._variable])
-            return t + 1, losses.write(t, loss)
+            return loss
 
-        losses = tf.TensorArray(tf.float32, count, element_shape=[])
-        _, losses = tf.while_loop(
-            lambda t, _: t < count, body, (tf.constant(0), losses), maximum_iterations=count
-        )
-        return losses.stack()
+        return _for_each_batch(batches, count, step)
+
+
+def _for_each_batch(batches: Any, count: int, loss_of: Callable[[Any], tf.Tensor]) -> tf.Tensor:
+    """The losses [count] that `loss_of` gives for the first `count` batches, a loop in the graph."""
+
+    def body(t: tf.Tensor, losses: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        batch = tf.nest.map_structure(lambda b: b[t], batches)
+        return t + 1, losses.write(t, loss_of(batch))
+
+    losses = tf.TensorArray(tf.float32, count, element_shape=[])
+    _, losses = tf.while_loop(
+        lambda t, _: t < count, body, (tf.constant(0), losses), maximum_iterations=count
+    )
+    return losses.stack()
