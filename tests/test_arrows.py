@@ -42,7 +42,7 @@ ALLOWED = {
     " trainer.unroll",
     "trainer.config": "rnnprop_tf.network rnnprop_tf.rule trainer.problems.catalog trainer.meta_gradient",
     "trainer.checkpoint": "numpy safetensors tensorflow rnnprop_tf.network trainer.config trainer.files",
-    # Evaluation: `baselines` and `curves` compute, `tables` and `plots` only read files.
+    # Evaluation: runs are computed, then read.
     "trainer.evaluation": "",
     "trainer.evaluation.baselines": "keras numpy",
     "trainer.evaluation.results": "numpy tensorflow trainer.files",
@@ -50,8 +50,19 @@ ALLOWED = {
     " trainer.problems.base trainer.unroll",
     "trainer.evaluation.compute": "numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
     " trainer.evaluation.baselines trainer.evaluation.curves trainer.evaluation.results",
-    "trainer.evaluation.tables": "numpy",
-    "trainer.evaluation.plots": "matplotlib numpy trainer.evaluation.tables",
+    "trainer.evaluation.experiments": "trainer.evaluation.baselines trainer.problems.catalog",
+    "trainer.evaluation.schedule": "tqdm rnnprop_tf.pretrained trainer.evaluation.baselines"
+    " trainer.evaluation.compute trainer.evaluation.experiments trainer.evaluation.results",
+    "trainer.evaluation.response": "numpy tensorflow rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule"
+    " trainer.files trainer.problems.catalog trainer.unroll",
+    "trainer.evaluation.summary": "numpy trainer.evaluation.results",
+    "trainer.evaluation.tables": "trainer.problems.catalog trainer.evaluation.experiments"
+    " trainer.evaluation.results trainer.evaluation.summary",
+    "trainer.evaluation.claims": "numpy trainer.problems.catalog trainer.evaluation.experiments"
+    " trainer.evaluation.results trainer.evaluation.summary trainer.evaluation.tables",
+    "trainer.evaluation.plots": "matplotlib numpy trainer.problems.catalog trainer.evaluation.claims"
+    " trainer.evaluation.experiments trainer.evaluation.results trainer.evaluation.summary"
+    " trainer.evaluation.tables",
     # Meta-training, which evaluates as it goes.
     "trainer.meta_train": "keras numpy tensorflow tqdm rnnprop_tf.network rnnprop_tf.rule trainer.datasets"
     " trainer.problems.base trainer.problems.catalog trainer.problems.convex trainer.problems.tricks"
@@ -59,11 +70,14 @@ ALLOWED = {
     " trainer.evaluation.curves",
     # The commands: the only modules that know flags.
     "trainer.train": "absl tensorflow trainer.config trainer.meta_train",
-    "trainer.evaluate": "absl numpy rnnprop_tf.pretrained trainer.problems.catalog"
-    " trainer.evaluation.baselines trainer.evaluation.compute trainer.evaluation.results",
+    "trainer.evaluate": "absl numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
+    " trainer.evaluation.baselines trainer.evaluation.compute trainer.evaluation.results"
+    " trainer.evaluation.summary",
     "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
     " trainer.meta_train trainer.evaluation.results",
-    "trainer.report": "absl trainer.evaluation.tables trainer.evaluation.plots",
+    "trainer.report": "absl trainer.files trainer.evaluation.claims trainer.evaluation.experiments"
+    " trainer.evaluation.plots trainer.evaluation.response trainer.evaluation.results"
+    " trainer.evaluation.schedule trainer.evaluation.tables",
     "trainer.demo": "absl keras matplotlib numpy tensorflow rnnprop_tf trainer.config trainer.datasets"
     " trainer.meta_train trainer.export",
 }
@@ -112,11 +126,9 @@ def test_table_keeps_the_layout_s_promises() -> None:
 
     assert allowed_to("rnnprop_tf") == {"rnnprop_tf", "keras", "numpy", "safetensors", "tensorflow"}
     assert "rnnprop_tf" not in allowed_to("trainer.problems")
-    assert allowed_to("trainer.evaluation.tables") | allowed_to("trainer.evaluation.plots") <= {
-        "matplotlib",
-        "numpy",
-        "trainer",
-    }
+    for reader in ("summary", "tables", "claims", "plots"):
+        row = set(ALLOWED[f"trainer.evaluation.{reader}"].split())
+        assert not row & {"tensorflow", "keras", "trainer.evaluation.compute", "trainer.evaluation.curves"}
     with_flags = {module for module, row in ALLOWED.items() if "absl" in row.split()}
     assert with_flags == {
         f"trainer.{command}" for command in ("train", "evaluate", "export", "report", "demo")

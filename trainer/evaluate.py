@@ -12,11 +12,13 @@ import os
 
 import numpy as np
 from absl import app, flags
+from tqdm import tqdm
 
 from rnnprop_tf import pretrained
 from trainer.evaluation import baselines
-from trainer.evaluation.compute import TUNING_SEED, Evaluation, entrant
-from trainer.evaluation.results import Results
+from trainer.evaluation.compute import Evaluation, entrant
+from trainer.evaluation.results import TUNING_SEED, Results
+from trainer.evaluation.summary import Summary
 from trainer.problems import catalog
 
 FLAGS = flags.FLAGS
@@ -30,19 +32,17 @@ def main(argv: list[str]) -> None:
         names = list(catalog.PAPER_TASKS) if FLAGS.tasks == ["paper"] else FLAGS.tasks
         for name in names:
             catalog.task(name)
-        results = Results(os.path.expanduser(FLAGS.out))
+        results = Results(os.path.expanduser(FLAGS.out), adding=True)
         seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.runs)
         tuning_seeds = range(TUNING_SEED, TUNING_SEED + FLAGS.tuning_runs)
         for name in names:
-            evaluation = Evaluation(results, name, FLAGS.steps, FLAGS.data_dir)
             print(f"{name}: final loss of {FLAGS.runs} runs")
-            for one in entrants:
-                rate, values = evaluation.losses(one, seeds, tuning_seeds)
-                label = f"{one.name} ({rate:.4g})"
-                error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-                print(
-                    f"  {label:40s} mean {np.mean(values):.4f} +- {error:.4f}, median {np.median(values):.4f}"
-                )
+            with tqdm(desc=name, unit="run", leave=False) as bar:
+                evaluation = Evaluation(results, name, FLAGS.steps, FLAGS.data_dir, lambda _: bar.update())
+                for one in entrants:
+                    rate, values = evaluation.losses(one, seeds, tuning_seeds)
+                    found = Summary(rate, np.array(values))
+                    bar.write(f"  {f'{one.name} ({rate:.4g})':40s} {found}")
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(str(error)) from error
 
@@ -64,6 +64,6 @@ if __name__ == "__main__":
         "tuning_runs", 5, "runs for each learning rate tried, with seeds of their own", lower_bound=1
     )
     flags.DEFINE_integer("steps", None, "steps a run; the task's own by default", lower_bound=1)
-    flags.DEFINE_string("out", None, "folder for runs.csv and the curves", required=True)
+    flags.DEFINE_string("out", None, "folder for the runs, a folder for each task", required=True)
     flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
     app.run(main)

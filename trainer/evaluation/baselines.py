@@ -10,7 +10,7 @@ epsilon 1e-7 (there 1e-10) and it is added outside the root (there inside); Adam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -34,6 +34,9 @@ FIRST_GRID: dict[str, range] = {
 }
 """Where the search begins: exponents k of the learning rate 2^(k/2)."""
 
+STRIDES = (4, 2, 1)
+"""The search's steps on the grid: every fourth rate, then the best one's neighbours at half that distance."""
+
 WIDEST = 40
 """The search ends at the learning rates 2^(-WIDEST/2) and 2^(WIDEST/2)."""
 
@@ -43,25 +46,35 @@ def learning_rate(exponent: int) -> float:
     return 2.0 ** (exponent / 2)
 
 
-def tune(grid: Iterable[int], mean_loss: Callable[[float], float]) -> float:
+def tune(grid: range, mean_loss: Callable[[float], float], strides: Sequence[int] = STRIDES) -> float:
     """The learning rate of the lowest loss on the sqrt(2) grid; a best rate at its edge widens the grid.
+
+    The search is by halving: every fourth rate of the grid first, then the neighbours of the best at a
+    distance of two, then of one. So at the end the losses of the best rate and of both its neighbours on
+    the sqrt(2) grid are known.
 
     Args:
         grid: exponents to begin with.
         mean_loss: what a learning rate leads to, NaN or infinity for a run that diverged.
+        strides: distances between exponents, from the first look to the last. `(1,)` tries the whole grid.
 
     Raises:
         ValueError: every learning rate diverges.
     """
-    losses = {k: _or_infinity(mean_loss(learning_rate(k))) for k in grid}
-    while True:
+    losses: dict[int, float] = {}
+
+    def best_after(exponents: Sequence[int]) -> int:
+        losses.update({k: _or_infinity(mean_loss(learning_rate(k))) for k in exponents})
         best = min(losses, key=losses.__getitem__)
         if not math.isfinite(losses[best]):
             raise ValueError(f"Every learning rate tried diverges: {sorted(map(learning_rate, losses))}")
-        missing = [k for k in (best - 1, best + 1) if k not in losses and abs(k) <= WIDEST]
-        if not missing:
-            return learning_rate(best)
-        losses |= {k: _or_infinity(mean_loss(learning_rate(k))) for k in missing}
+        return best
+
+    best = best_after(grid[:: strides[0]])
+    for stride in strides:
+        while new := [k for k in (best - stride, best + stride) if k not in losses and abs(k) <= WIDEST]:
+            best = best_after(new)
+    return learning_rate(best)
 
 
 def _or_infinity(loss: float) -> float:

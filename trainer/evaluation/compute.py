@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from rnnprop_tf import pretrained
 from trainer.evaluation import baselines
 from trainer.evaluation.curves import KerasRunner, LearnedRunner, Runner
-from trainer.evaluation.results import Cell, Results, short_digest
+from trainer.evaluation.results import TUNING_SEED, Cell, Results, short_digest
 from trainer.problems import catalog
-
-TUNING_SEED = 500_000
-"""First of the seeds used for tuning, far from those of any reported run."""
 
 
 class Entrant(NamedTuple):
-    """An optimizer, as the command line names it."""
+    """An optimizer that takes part."""
 
     name: str
     weights: pretrained.Pretrained | None
@@ -33,7 +30,7 @@ class Entrant(NamedTuple):
 
 
 def entrant(text: str) -> Entrant:
-    """The optimizer of that name.
+    """The optimizer that the command line names so.
 
     Raises:
         ValueError: there is none, or its weights cannot be read.
@@ -49,28 +46,60 @@ def entrant(text: str) -> Entrant:
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"Expected a positive learning rate. Received: {text!r}")
         return Entrant(name, None, value)
-    weights = pretrained.load(text)
-    return Entrant(text, weights, weights.learning_rate)
+    return learned(text, text)
+
+
+def learned(name: str, weights: str) -> Entrant:
+    """The learned optimizer of these weights (a name or a folder), under a name of its own.
+
+    Raises:
+        ValueError: the weights cannot be read.
+    """
+    found = pretrained.load(weights)
+    return Entrant(name, found, found.learning_rate)
 
 
 class Evaluation:
     """Optimizers on one task, each compiled once."""
 
-    def __init__(self, results: Results, task: str, steps: int | None, data_dir: str | None) -> None:
+    def __init__(
+        self,
+        results: Results,
+        task: str,
+        steps: int | None = None,
+        data_dir: str | None = None,
+        after_run: Callable[[float], Any] = lambda seconds: None,
+    ) -> None:
         """
         Args:
             results: where runs are looked up and written.
             task: a name of the catalog.
             steps: of a run; the task's own where None.
             data_dir: TFDS's folder, its default where None.
+            after_run: called with the seconds of each run that was made, to show progress or, by raising,
+                to stop.
         """
         self._results = results
         self._task = task
         self._steps = steps or catalog.task(task).steps
         self._problem = catalog.task(task).build(data_dir)
+        self._after_run = after_run
 
-    def losses(self, entrant: Entrant, seeds: range, tuning_seeds: range) -> tuple[float, list[float]]:
-        """The learning rate, tuned where the entrant names none, and the final losses by seed."""
+    def losses(
+        self,
+        entrant: Entrant,
+        seeds: range,
+        tuning_seeds: range,
+        strides: Sequence[int] = baselines.STRIDES,
+    ) -> tuple[float, list[float]]:
+        """The learning rate, tuned where the entrant names none, and the final losses by seed.
+
+        Args:
+            entrant: the optimizer.
+            seeds: of the runs, below `TUNING_SEED`.
+            tuning_seeds: from `TUNING_SEED` on.
+            strides: see `baselines.tune`.
+        """
         runner: Runner
         if entrant.weights is not None:
             weights = entrant.weights
@@ -86,7 +115,7 @@ class Evaluation:
         def mean_loss(rate: float) -> float:
             return float(np.mean(losses_at(rate, tuning_seeds)))
 
-        rate = entrant.rate or baselines.tune(baselines.FIRST_GRID[entrant.name], mean_loss)
+        rate = entrant.rate or baselines.tune(baselines.FIRST_GRID[entrant.name], mean_loss, strides)
         return rate, losses_at(rate, seeds)
 
     def _cell(self, cell: Cell, runner: Runner, seeds: range) -> list[float]:
@@ -94,12 +123,14 @@ class Evaluation:
         missing = [seed for seed in seeds if seed not in there]
         if missing:
             runs, seconds = [], []
-            label = f"{cell.task} {cell.optimizer} {cell.learning_rate:.4g}"
-            for seed in tqdm(missing, desc=label, unit="run", leave=False):
+            for seed in missing:
                 begin = time.perf_counter()
                 runs.append(runner.run(cell.steps, seed))
                 seconds.append(round(time.perf_counter() - begin, 3))
+                self._after_run(seconds[-1])
             final = [run.final_loss for run in runs]
-            self._results.add(cell, missing, final, seconds, np.stack([run.curve for run in runs]))
+            reported = min(missing) < TUNING_SEED
+            curves = np.stack([run.curve for run in runs]) if reported else None
+            self._results.add(cell, missing, final, seconds, curves)
             there |= dict(zip(missing, final, strict=True))
         return [there[seed] for seed in seeds]

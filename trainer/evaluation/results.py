@@ -1,14 +1,19 @@
-"""The runs that have been computed: one CSV row each, their loss curves beside it.
+"""The runs that have been computed: a folder for each task, with a CSV row for each run and the loss curves.
 
 A cell is the runs of one optimizer at one learning rate on one task; its curves are one NumPy file. Cells are
 written whole, so a computation that was interrupted goes on with the next one.
+
+    FOLDER/TASK/runs.csv
+    FOLDER/TASK/curves/OPTIMIZER--RATE--STEPS--FIRST_SEED.npy
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +23,11 @@ import tensorflow as tf
 from trainer import files
 
 CSV_FILE = "runs.csv"
+CURVES = "curves"
+LOCK_FILE = ".lock"
+
+TUNING_SEED = 500_000
+"""First of the seeds used for tuning, far from those of any reported run."""
 
 
 def short_digest(config: Mapping[str, Any]) -> str:
@@ -53,7 +63,7 @@ class Row(NamedTuple):
     seconds: float
     """What the run took, compilation included where it was the first."""
     curves: str
-    """The NumPy file, [runs, steps] float32, that holds the loss of each step's batch."""
+    """The NumPy file, [runs, steps] float32, that holds the loss of each step's batch; none for tuning."""
     curve: int
     """The run's row in that file."""
 
@@ -63,30 +73,39 @@ class Row(NamedTuple):
 
 
 class Results:
-    """A folder of runs."""
+    """A folder of runs. Threads may share an object; of several processes, one at a time may add."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, adding: bool = False) -> None:
         """
+        Args:
+            folder: of the runs.
+            adding: keep other processes from adding runs to the folder while this object lives.
+
         Raises:
-            ValueError: the folder's CSV is not one of ours.
+            ValueError: a CSV in the folder is not one of ours.
+            OSError: another process is adding runs, or the folder cannot be written.
         """
         self._folder = folder
-        self._path = os.path.join(folder, CSV_FILE)
+        self._lock = _locked(folder) if adding and "://" not in folder else None
+        self._adding = threading.Lock()
         self.rows: list[Row] = []
-        if tf.io.gfile.exists(self._path):
-            self.rows = _parse(self._path, files.read(self._path).decode())
+        if tf.io.gfile.isdir(folder):
+            for task in sorted(name.rstrip("/") for name in tf.io.gfile.listdir(folder)):
+                path = os.path.join(folder, task, CSV_FILE)
+                if tf.io.gfile.exists(path):
+                    self.rows += _parse(path, files.read(path).decode())
 
     def of(self, cell: Cell) -> list[Row]:
-        """The runs of that cell that are there, by seed."""
+        """The runs of that cell that are there, by seed, tuning included."""
         return sorted((row for row in self.rows if row.cell == cell), key=lambda row: row.seed)
 
     def curves(self, rows: Sequence[Row]) -> np.ndarray:
         """The loss curves of runs of equal length, [runs, steps]."""
-        loaded = {name: self._load(name) for name in {row.curves for row in rows}}
-        return np.stack([loaded[row.curves][row.curve] for row in rows])
+        loaded = {place: self._load(*place) for place in {(row.task, row.curves) for row in rows}}
+        return np.stack([loaded[row.task, row.curves][row.curve] for row in rows])
 
-    def _load(self, name: str) -> np.ndarray:
-        content = files.read(os.path.join(self._folder, name))
+    def _load(self, task: str, name: str) -> np.ndarray:
+        content = files.read(os.path.join(self._folder, task, CURVES, name))
         return np.load(io.BytesIO(content), allow_pickle=False)
 
     def add(
@@ -95,21 +114,46 @@ class Results:
         seeds: Sequence[int],
         final_losses: Sequence[float],
         seconds: Sequence[float],
-        curves: np.ndarray,
+        curves: np.ndarray | None = None,
     ) -> None:
-        """Writes runs of one cell: the curves [runs, steps] first, then their rows."""
-        by = "-".join(filter(None, (cell.optimizer.strip("/").replace("/", "_"), cell.weights)))
-        name = f"{cell.task}--{by}--{cell.learning_rate:.6g}--{cell.steps}--{seeds[0]}.npy"
-        content = io.BytesIO()
-        np.save(content, curves.astype(np.float32), allow_pickle=False)
-        files.write_atomically(os.path.join(self._folder, "curves", name), content.getvalue())
-        runs = zip(seeds, final_losses, seconds, strict=True)
-        self.rows += [Row(*cell, *run, f"curves/{name}", k) for k, run in enumerate(runs)]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Row._fields)
-        writer.writerows(self.rows)
-        files.write_atomically(self._path, text.getvalue().encode())
+        """Writes runs of one cell: the curves [runs, steps], if they are to be kept, then the rows.
+
+        Raises:
+            OSError: writing failed.
+        """
+        name = ""
+        with self._adding:
+            if curves is not None:
+                by = "-".join(filter(None, (cell.optimizer.strip("/").replace("/", "_"), cell.weights)))
+                name = f"{by}--{cell.learning_rate:.6g}--{cell.steps}--{seeds[0]}.npy"
+                content = io.BytesIO()
+                np.save(content, curves.astype(np.float32), allow_pickle=False)
+                path = os.path.join(self._folder, cell.task, CURVES, name)
+                files.write_atomically(path, content.getvalue())
+            runs = zip(seeds, final_losses, seconds, strict=True)
+            self.rows += [Row(*cell, *run, name, k) for k, run in enumerate(runs)]
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(Row._fields)
+            writer.writerows(row for row in self.rows if row.task == cell.task)
+            files.write_atomically(os.path.join(self._folder, cell.task, CSV_FILE), text.getvalue().encode())
+
+
+def _locked(folder: str) -> io.IOBase:
+    """An open file whose lock ends with it, or with the process."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, LOCK_FILE), "w")  # noqa: SIM115, it stays open
+    except OSError as error:
+        raise OSError(f"Cannot write to {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise OSError(
+            f"Another process is adding runs to {folder}. Wait for it, or name another folder."
+        ) from error
+    return file
 
 
 def _parse(path: str, text: str) -> list[Row]:

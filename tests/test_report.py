@@ -1,0 +1,271 @@
+"""The paper's tables and figures: which runs they need, what is said of them, and that drawing only reads."""
+
+import re
+
+import numpy as np
+import pytest
+
+from rnnprop_tf import network as coordinatewise
+from rnnprop_tf import pretrained
+from rnnprop_tf.network import Architecture
+from rnnprop_tf.rule import DMRule, RNNpropRule
+from trainer import report
+from trainer.evaluation import claims, compute, experiments, plots, response, schedule, tables
+from trainer.evaluation.experiments import BASE, DM, EXPERIMENTS, RNNPROP, TRADITIONAL, Block
+from trainer.evaluation.results import TUNING_SEED, Cell, Results
+from trainer.evaluation.summary import Summary, bootstrap, difference, reported, summary
+from trainer.problems.catalog import PAPER_TASKS
+
+DIGITS = "digits-nn-sigmoid-100"
+
+
+def add(results, task, optimizer, losses, first_seed=0, rate=0.1, steps=None, curves=None):
+    steps = steps or PAPER_TASKS[task].steps
+    seeds = range(first_seed, first_seed + len(losses))
+    if curves is None and first_seed < TUNING_SEED:
+        curves = np.tile(np.linspace(2.3, 0.5, steps), (len(losses), 1))
+    results.add(Cell(task, optimizer, "", rate, steps), seeds, losses, [0.1] * len(losses), curves)
+
+
+# Statistics.
+
+
+def test_the_bootstrap_interval_has_the_width_of_the_standard_error():
+    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
+    mean, low, high = bootstrap(values)
+    assert mean == values.mean()
+    np.testing.assert_allclose([mean - low, high - mean], 1.96 * values.std() / 20, rtol=0.06)
+    assert bootstrap(values) == (mean, low, high)
+
+
+@pytest.mark.parametrize("values", [[1.5], [1.0, np.inf], [np.nan, 1.0]])
+def test_one_run_or_a_diverged_one_has_no_width(values):
+    mean, low, high = bootstrap(np.array(values))
+    np.testing.assert_equal([low, high], [mean, mean])
+
+
+def test_differences_are_taken_in_pairs():
+    """Starts differ much more than optimizers do."""
+    starts = np.random.default_rng(0).normal(0.0, 10.0, 50)
+    ours, theirs = (Summary(0.1, starts + shift, tuple(range(50))) for shift in (1.0, 1.5))
+    np.testing.assert_allclose(difference(ours, theirs), [-0.5] * 3)
+    later = Summary(0.1, starts[10:] + 1.0, tuple(range(10, 50)))
+    np.testing.assert_allclose(difference(later, theirs), [-0.5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("shift", "noise", "expected"),
+    [(-0.05, 0.01, "won"), (0.05, 0.01, "lost"), (0.005, 1e-4, "tied"), (-0.05, 0.5, "tied")],
+)
+def test_verdicts(shift, noise, expected):
+    rng = np.random.default_rng(0)
+    theirs = Summary(0.1, 1.0 + 0.01 * rng.normal(size=30), tuple(range(30)))
+    ours = Summary(0.1, theirs.losses + shift + noise * rng.normal(size=30), theirs.seeds)
+    assert tables.verdict(ours, theirs) == expected
+
+
+def test_tuning_runs_and_former_cells_are_not_reported(tmp_path):
+    results = Results(str(tmp_path))
+    add(results, BASE, "adam", [9.0], first_seed=TUNING_SEED)
+    assert summary(results, BASE, 100, "adam") is None
+    add(results, BASE, "adam", [5.0], rate=0.2)
+    add(results, BASE, "adam", [2.0, 1.0], rate=0.1)
+    assert [row.final_loss for row in reported(results, BASE, 100, "adam")] == [2.0, 1.0]
+    assert summary(results, BASE, 100, "adam").rate == 0.1
+    assert summary(results, BASE, 2_000, "adam") is None
+
+
+# What is to be run.
+
+
+def test_the_experiments_are_the_paper_s():
+    tasks = {block.task for block in EXPERIMENTS["scorecard"]}
+    assert tasks == set(PAPER_TASKS)
+    for block in EXPERIMENTS["scorecard"]:
+        assert set(TRADITIONAL) | {RNNPROP, DM} <= set(block.optimizers)
+        least = {100: 20 if block.task.startswith("vgg") else 100, 2_000: 10, 10_000: 5}
+        assert block.runs >= least[block.steps]
+    for name, blocks in EXPERIMENTS.items():
+        assert name in tables_and_figures()
+        assert all(block.runs < TUNING_SEED for block in blocks)
+
+
+def tables_and_figures():
+    return set(report.TABLES) | set(plots.FIGURES)
+
+
+def test_every_experiment_has_a_title_and_the_shared_runs_are_made_once():
+    assert set(report.TITLES) == set(EXPERIMENTS) == tables_and_figures()
+    found = experiments.blocks(EXPERIMENTS, quick=False)
+    assert len(found) == len(set(found))
+    assert len(experiments.blocks(["figure2", "figure3"], quick=False)) == 2
+    assert {block.runs for block in experiments.blocks(EXPERIMENTS, quick=True)} == {2}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Weights beside the results, small tasks in place of the paper's."""
+    for name, rule in ((RNNPROP + "-5000", RNNpropRule()), (DM, DMRule())):
+        architecture = Architecture(preprocess=(4,) if name != DM else (), lstm=(4,))
+        network = coordinatewise.initial_weights(architecture, 0)
+        pretrained.save(tmp_path / "weights" / name, network, rule)
+    return str(tmp_path)
+
+
+def test_an_interrupted_computation_goes_on(folder, monkeypatch):
+    names = ("adam", DM, RNNPROP + "-5000", "no-such-weights")
+    monkeypatch.setitem(schedule.MILLISECONDS_A_STEP, "digits", (1.0, 1.0))
+    block = Block(DIGITS, 5, names, runs=2, tuning_runs=1, strides=(4,))
+    entrants = schedule.find(names, folder)
+    assert list(entrants) == list(names[:3])
+    results = Results(folder, adding=True)
+    whole = schedule.cost(block, entrants, results)
+
+    made = []
+    real_cell = compute.Evaluation._cell
+
+    def interrupted(self, cell, runner, seeds):
+        if cell.optimizer == DM and not made:
+            made.append(cell)
+            raise KeyboardInterrupt
+        return real_cell(self, cell, runner, seeds)
+
+    monkeypatch.setattr(compute.Evaluation, "_cell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        schedule.run([block], entrants, results, None, jobs=2)
+    before = list(results.rows)
+    assert {row.optimizer for row in before} == {"adam"}
+    assert schedule.cost(block, entrants, results) < whole
+    schedule.run([block], entrants, results, None, jobs=2)
+    assert results.rows[: len(before)] == before
+    assert {row.optimizer for row in results.rows} == set(names[:3])
+    assert schedule.cost(block, entrants, results) == 0
+    after = list(results.rows)
+    schedule.run([block], entrants, results, None, jobs=2)
+    assert results.rows == after
+
+
+def test_an_error_in_one_task_ends_the_others(folder, monkeypatch):
+    monkeypatch.setitem(schedule.MILLISECONDS_A_STEP, "digits", (1.0, 1.0))
+    blocks = [Block(DIGITS, steps, ("adam",), 2, 1) for steps in (3, 4)]
+    results = Results(folder)
+
+    def fail(self, cell, runner, seeds):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(compute.Evaluation, "_cell", fail)
+    with pytest.raises(OSError, match="disk full"):
+        schedule.run(blocks, schedule.find(["adam"], folder), results, None, jobs=2)
+
+
+# What is said of it.
+
+
+@pytest.fixture
+def paper_like(tmp_path):
+    """Runs that agree with the paper wherever a table or claim looks."""
+    results = Results(str(tmp_path))
+    rng = np.random.default_rng(0)
+
+    def put(task, name, mean, steps=None):
+        add(results, task, name, list(mean + 0.001 * rng.normal(size=4)), steps=steps)
+
+    for task in PAPER_TASKS:
+        hard = task in [experiments.DEPTHS[n] for n in (8, 9, 10)]
+        for name in TRADITIONAL:
+            put(task, name, 2.3 if hard else 0.5 if name != "sgd" else 0.4)
+        put(task, RNNPROP, 2.3 if hard else 0.45 if task in experiments.CNNS[1:3] else 0.3)
+        put(task, DM, 0.2 if task == BASE else 5.0)
+    for task in (BASE, experiments.RELU):
+        for k in experiments.TABLE_4_ITERATIONS:
+            put(task, f"{RNNPROP}-{k}", 0.3)
+            put(task, f"{experiments.NO_CONVEX}-{k}", 0.35)
+    for name, loss in (
+        (RNNPROP, 0.2),
+        (experiments.NO_SCALING, 0.9),
+        (DM, 5.0),
+        (experiments.DM_TRICKS, 0.3),
+    ):
+        put(experiments.RELU, name, loss, steps=1_000)
+    long = "mnist-nn-sigmoid-10000"
+    for rate, loss in ((0.001, 0.5), (0.004, 0.1), (0.008, 0.1), (0.03, 0.6)):
+        add(results, long, "adam", [loss], first_seed=TUNING_SEED, rate=rate)
+    rising = np.interp(np.arange(10_000), [0, 400, 10_000], [2.3, 0.3, 30.0])
+    results.rows = [row for row in results.rows if (row.task, row.optimizer) != (long, DM)]
+    add(results, long, DM, [26.0, 26.1], rate=0.2, curves=np.tile(rising, (2, 1)))
+    results.rows = [row for row in results.rows if (row.task, row.optimizer) != (long, RNNPROP)]
+    add(
+        results, long, RNNPROP, [0.45, 0.46], rate=0.2, curves=np.tile(np.geomspace(2.3, 0.4, 10_000), (2, 1))
+    )
+    return results
+
+
+def test_claims_hold_on_runs_as_the_paper_has_them(paper_like):
+    for claim in claims.CLAIMS:
+        assert claims.check(claim, paper_like).verdict == claims.HOLDS, (
+            claim,
+            claims.check(claim, paper_like),
+        )
+
+
+def test_no_claim_holds_on_runs_that_are_the_other_way_round(paper_like):
+    """Each claim can fail: learned and traditional optimizers swapped, RNNprop and DMoptimizer too."""
+    swap = {RNNPROP: "adam", "adam": RNNPROP, DM: "momentum", "momentum": DM}
+    swap |= {experiments.NO_SCALING: RNNPROP, experiments.DM_TRICKS: DM}
+    for k in experiments.TABLE_4_ITERATIONS:
+        pair = (f"{RNNPROP}-{k}", f"{experiments.NO_CONVEX}-{k}")
+        swap |= dict(zip(pair, reversed(pair), strict=True))
+    paper_like.rows = [
+        row._replace(optimizer=swap.get(row.optimizer, row.optimizer)) for row in paper_like.rows
+    ]
+    for claim in claims.CLAIMS:
+        assert claims.check(claim, paper_like).verdict != claims.HOLDS, claim
+
+
+def test_a_claim_without_its_runs_is_not_judged(tmp_path):
+    for claim in claims.CLAIMS:
+        assert claims.check(claim, Results(str(tmp_path))).verdict == "not run"
+
+
+def test_tables_stand_beside_the_paper_s_numbers(paper_like):
+    table = tables.table2(paper_like)
+    row = next(line for line in table.splitlines() if "mnist-nn-elu-100" in line)
+    assert re.search(r"\| 0\.\d+ \[0\.\d+, 0\.\d+\] \(paper 0\.24\) \|$", row)
+    assert "(paper 13.51)" in row
+    assert tables.table4(paper_like).count("(paper") == 18
+    score = tables.scorecard(paper_like)
+    assert score.count(" won |") == 18 - 1 - 1
+    assert "not run" not in score
+
+
+def test_drawing_reads_files_only_and_says_what_is_missing(paper_like, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compute, "Evaluation", None)
+    axis = np.linspace(-2, 2, 5)
+    np.savez(tmp_path / report.RESPONSE, axis=axis, fresh=np.ones((5, 5)), used=np.ones((5, 5)))
+    names = ["table2", "figure3", "figure6", "figure9", "replicates"]
+    report.draw(names, str(tmp_path))
+    text = (tmp_path / "RESULTS.md").read_text()
+    pictures = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert pictures == ["figure3.png", "figure6.png", "figure9.png", "learned-update.png"]
+    for picture in pictures:
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    assert "not run, not run, not run" in text  # the replicates
+    assert "`python -m trainer.report --experiments=figure9 --out=...`: seeds 0 to 9" in text
+    with pytest.raises(ValueError, match=r"No runs in .*empty\. Compute them first"):
+        report.draw(names, str(tmp_path / "empty"))
+
+
+def test_the_learned_update_is_the_rule_s(tmp_path):
+    network = coordinatewise.initial_weights(Architecture(preprocess=(4,), lstm=(4,)), 0)
+    rule = RNNpropRule()
+    pretrained.save(tmp_path / "w", network, rule)
+    path = tmp_path / "map.npz"
+    response.write(pretrained.load(tmp_path / "w"), DIGITS, str(path), None)
+    with np.load(path) as maps:
+        axis, fresh, used = maps["axis"], maps["fresh"], maps["used"]
+    inputs = np.array([[axis[3]], [axis[7]]], "float32")
+    state = rule.initial_state(network, 1)
+    direction, _ = rule.respond(network, response.Observation(inputs, np.array([True])), state.lstm)
+    np.testing.assert_allclose(fresh[3, 7], direction[0], rtol=1e-5)
+    assert used.shape == fresh.shape == (41, 41)
+    assert not np.allclose(used, fresh)

@@ -1,0 +1,269 @@
+"""The claims of the paper's sections 5.1 to 5.5, each held against the runs. Reads results only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.evaluation.experiments import (
+    ACTIVATIONS,
+    BASE,
+    CNNS,
+    DEPTHS,
+    DM,
+    DM_TRICKS,
+    FIGURE_9_STEPS,
+    NO_CONVEX,
+    NO_SCALING,
+    RELU,
+    RNNPROP,
+    SINES,
+    TABLE_4_ITERATIONS,
+    at_iteration,
+)
+from trainer.evaluation.results import Results
+from trainer.evaluation.summary import Summary, reported, summary, tuning
+from trainer.evaluation.tables import best_traditional, number, verdict
+from trainer.problems.catalog import PAPER_TASKS
+
+HOLDS, IN_PART, FAILS = "holds", "holds in part", "does not hold"
+
+UNTRAINED = 2.29
+"""A classifier of ten classes that answers alike for all has the loss ln 10 = 2.303."""
+FAILURE = 2.0
+"""An optimizer fails on a task where its loss is more than this times the best traditional one's."""
+COMPARABLE = 1.1
+"""Losses are comparable up to this ratio."""
+
+
+class NotRunError(Exception):
+    """Runs that a claim needs are not there."""
+
+
+class Finding(NamedTuple):
+    """What the runs say of a claim."""
+
+    verdict: str
+    numbers: str
+
+
+class Claim(NamedTuple):
+    """A claim of the paper."""
+
+    section: str
+    text: str
+    check: Callable[[Results], Finding]
+
+
+def _get(results: Results, task: str, optimizer: str, steps: int | None = None) -> Summary:
+    found = summary(results, task, steps or PAPER_TASKS[task].steps, optimizer)
+    if found is None:
+        raise NotRunError(f"{optimizer} on {task}")
+    return found
+
+
+def _best(results: Results, task: str) -> tuple[str, Summary]:
+    found = best_traditional(results, task, PAPER_TASKS[task].steps)
+    if found is None:
+        raise NotRunError(f"traditional optimizers on {task}")
+    return found
+
+
+def _all(holding: Sequence[bool]) -> str:
+    return HOLDS if all(holding) else IN_PART if any(holding) else FAILS
+
+
+def _versus(ours: Summary, name: str, theirs: Summary) -> str:
+    return f"{number(ours.mean)} against {number(theirs.mean)} of {name} ({verdict(ours, theirs)})"
+
+
+def _beats_best(results: Results, optimizer: str, tasks: Sequence[str], enough: Sequence[str]) -> Finding:
+    """Whether the optimizer's verdict against the best traditional one is among `enough`, task by task."""
+    holding, numbers = [], []
+    for task in tasks:
+        ours, (name, theirs) = _get(results, task, optimizer), _best(results, task)
+        holding.append(verdict(ours, theirs) in enough)
+        numbers.append(f"{task}: {_versus(ours, name, theirs)}")
+    return Finding(_all(holding), "; ".join(numbers))
+
+
+def _fails(results: Results, optimizer: str, tasks: Sequence[str]) -> Finding:
+    holding, numbers = [], []
+    for task in tasks:
+        ours, (name, theirs) = _get(results, task, optimizer), _best(results, task)
+        holding.append(not ours.mean <= FAILURE * theirs.mean)
+        numbers.append(f"{task}: {number(ours.mean)} against {number(theirs.mean)} of {name}")
+    return Finding(_all(holding), "; ".join(numbers))
+
+
+def _both_beat_all_on_the_base_mlp(results: Results) -> Finding:
+    findings = [_beats_best(results, optimizer, [BASE], ["won"]) for optimizer in (RNNPROP, DM)]
+    return Finding(
+        _all([one.verdict == HOLDS for one in findings]),
+        f"RNNprop {findings[0].numbers}; DMoptimizer {findings[1].numbers}",
+    )
+
+
+def _dm_is_better_where_it_was_trained(results: Results) -> Finding:
+    ours, theirs = _get(results, BASE, DM), _get(results, BASE, RNNPROP)
+    return Finding(_all([verdict(ours, theirs) == "won"]), _versus(ours, "RNNprop", theirs))
+
+
+def _comparable_at_2000(results: Results) -> Finding:
+    task = "mnist-nn-sigmoid-2000"
+    ours, dm, (name, theirs) = _get(results, task, RNNPROP), _get(results, task, DM), _best(results, task)
+    comparable = ours.mean <= COMPARABLE * theirs.mean
+    failed = not dm.mean <= FAILURE * theirs.mean
+    return Finding(
+        _all([comparable, failed]), f"{_versus(ours, name, theirs)}; DMoptimizer {number(dm.mean)}"
+    )
+
+
+def mean_curve(results: Results, task: str, steps: int, optimizer: str, window: int) -> np.ndarray:
+    """The loss by step, mean over runs and over windows of steps, [steps // window].
+
+    Raises:
+        NotRunError: there are no runs.
+    """
+    rows = reported(results, task, steps, optimizer)
+    if not rows:
+        raise NotRunError(f"{optimizer} on {task}")
+    curve = results.curves(rows).mean(axis=0)
+    return curve[: len(curve) // window * window].reshape(-1, window).mean(axis=1)
+
+
+def _long_run(results: Results) -> Finding:
+    task, steps, window = "mnist-nn-sigmoid-10000", 10_000, 100
+    dm = mean_curve(results, task, steps, DM, window)
+    ours = mean_curve(results, task, steps, RNNPROP, 1_000)
+    lowest = int(dm.argmin())
+    rises = lowest * window < 2_000 and bool(dm[-1] > 2 * dm[lowest])
+    falls = bool((np.diff(ours) < 0).mean() >= 0.8)
+    end, (name, theirs) = _get(results, task, RNNPROP), _best(results, task)
+    overtaken = verdict(end, theirs) == "lost"
+    return Finding(
+        _all([rises, falls, overtaken]),
+        f"DMoptimizer's loss is lowest around step {(lowest + 0.5) * window:.0f} ({number(dm[lowest])}) and "
+        f"ends at {number(dm[-1])}; RNNprop's falls in {np.count_nonzero(np.diff(ours) < 0)} of "
+        f"{len(ours) - 1} thousands of steps and ends at {_versus(end, name, theirs)}",
+    )
+
+
+def _adams_interval(results: Results) -> Finding:
+    task = "mnist-nn-sigmoid-10000"
+    ours = _get(results, task, RNNPROP).mean
+    by_rate = tuning(results, task, 10_000, "adam")
+    if not by_rate:
+        raise NotRunError(f"adam's learning rates on {task}")
+    better = [rate for rate, loss in by_rate.items() if loss < ours]
+    numbers = f"RNNprop {number(ours)}; Adam is below it at " + (
+        ", ".join(f"{rate:.3g}" for rate in better) if better else "no rate"
+    )
+    if not better:
+        return Finding(IN_PART, numbers)
+    wide = max(better) / min(better)
+    return Finding(HOLDS if wide <= 4 else IN_PART if wide <= 16 else FAILS, numbers)
+
+
+def _wins_until_none_trains(results: Results) -> Finding:
+    holding, numbers = [], []
+    for depth, task in DEPTHS.items():
+        ours, (name, theirs) = _get(results, task, RNNPROP), _best(results, task)
+        numbers.append(f"{depth} hidden layers: {_versus(ours, name, theirs)}")
+        if min(ours.mean, theirs.mean) < UNTRAINED:
+            holding.append(verdict(ours, theirs) == "won")
+    return Finding(_all(holding), "; ".join(numbers))
+
+
+def _only_the_best_is_better(results: Results) -> Finding:
+    holding, numbers = [], []
+    for task in CNNS[1:3]:
+        ours = _get(results, task, RNNPROP)
+        better = [
+            name
+            for name in ("sgd", "momentum", "adagrad", "adadelta", "rmsprop", "adam")
+            if verdict(ours, _get(results, task, name)) == "lost"
+        ]
+        holding.append(len(better) <= 1)
+        numbers.append(f"{task}: {number(ours.mean)}, better: {', '.join(better) or 'none'}")
+    return Finding(_all(holding), "; ".join(numbers))
+
+
+def _random_scaling_matters_most(results: Results) -> Finding:
+    found = {
+        name: _get(results, RELU, name, FIGURE_9_STEPS).mean for name in (RNNPROP, NO_SCALING, DM, DM_TRICKS)
+    }
+    holding = [found[NO_SCALING] > found[RNNPROP], found[DM] > found[DM_TRICKS]]
+    return Finding(_all(holding), ", ".join(f"{name} {number(loss)}" for name, loss in found.items()))
+
+
+def _fewer_iterations_with_the_convex_part(results: Results) -> Finding:
+    holding, numbers = [], []
+    for task in (BASE, RELU):
+        for k in TABLE_4_ITERATIONS:
+            ours, theirs = (_get(results, task, at_iteration(name, k)) for name in (RNNPROP, NO_CONVEX))
+            holding.append(verdict(ours, theirs) == "won")
+            numbers.append(f"{task}, {k:,}: {_versus(ours, 'none', theirs)}")
+    return Finding(_all(holding), "; ".join(numbers))
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "5.1",
+        "On the base MLP for 100 steps both learned optimizers beat all traditional ones.",
+        _both_beat_all_on_the_base_mlp,
+    ),
+    Claim("5.1", "There DMoptimizer is the better of the two.", _dm_is_better_where_it_was_trained),
+    Claim(
+        "5.1", "For 2,000 steps RNNprop is comparable with them and DMoptimizer fails.", _comparable_at_2000
+    ),
+    Claim(
+        "5.1",
+        "In 10,000 steps DMoptimizer's loss rises after about 400; RNNprop's keeps falling, and traditional "
+        "ones overtake it.",
+        _long_run,
+    ),
+    Claim(
+        "5.1",
+        "After 10,000 steps Adam wins only at rates in a narrow interval, 0.004 to 0.01.",
+        _adams_interval,
+    ),
+    Claim(
+        "5.2",
+        "RNNprop beats the traditional optimizers on all four activations.",
+        lambda results: _beats_best(results, RNNPROP, ACTIVATIONS, ["won"]),
+    ),
+    Claim("5.2", "DMoptimizer fails on ReLU and ELU.", lambda results: _fails(results, DM, ACTIVATIONS[1:3])),
+    Claim("5.3", "RNNprop wins at every depth until no optimizer trains.", _wins_until_none_trains),
+    Claim(
+        "5.4.1",
+        "RNNprop beats them on c-c-p-f on MNIST.",
+        lambda results: _beats_best(results, RNNPROP, CNNS[:1], ["won"]),
+    ),
+    Claim(
+        "5.4.1", "On the other two CNNs only the best traditional one is better.", _only_the_best_is_better
+    ),
+    Claim("5.4.1", "DMoptimizer fails on all CNNs.", lambda results: _fails(results, DM, CNNS[:3])),
+    Claim(
+        "5.4.2",
+        "RNNprop is comparable or better on the sine LSTMs.",
+        lambda results: _beats_best(results, RNNPROP, SINES, ["won", "tied"]),
+    ),
+    Claim("5.4.2", "DMoptimizer fails there.", lambda results: _fails(results, DM, SINES)),
+    Claim("5.5", "Random Scaling is the most effective trick.", _random_scaling_matters_most),
+    Claim(
+        "5.5",
+        "With the convex part fewer iterations of meta-training suffice.",
+        _fewer_iterations_with_the_convex_part,
+    ),
+)
+
+
+def check(claim: Claim, results: Results) -> Finding:
+    """What the runs say of the claim."""
+    try:
+        return claim.check(results)
+    except NotRunError as missing:
+        return Finding("not run", str(missing))

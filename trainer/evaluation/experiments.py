@@ -1,0 +1,104 @@
+"""The paper's experiments: the runs that each table and figure is made from, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from trainer.evaluation.baselines import OPTIMIZERS, STRIDES
+from trainer.problems.catalog import PAPER_TASKS
+
+RNNPROP = "rnnprop-paper"
+DM = "dm-paper"
+NO_SCALING = "rnnprop-paper-no-scaling"
+NO_CONVEX = "rnnprop-paper-no-convex"
+DM_TRICKS = "dm-paper-tricks"
+LEARNED = (RNNPROP, DM, NO_SCALING, NO_CONVEX, DM_TRICKS)
+"""The five learned optimizers of section 5, names of pretrained weights."""
+
+TRADITIONAL = tuple(OPTIMIZERS)
+
+TABLE_4_ITERATIONS = (5_000, 10_000, 15_000)
+REPLICATE_SEEDS = (0, 1, 2)
+REPLICATED = (RNNPROP, NO_SCALING, DM)
+
+BASE = "mnist-nn-sigmoid-100"
+RELU = "mnist-nn-relu-100"
+ACTIVATIONS = tuple(f"mnist-nn-{name}-100" for name in ("sigmoid", "relu", "elu", "tanh"))
+DEPTHS: Mapping[int, str] = {1: BASE} | {n: f"mnist-nn-l{n}-sigmoid-100" for n in range(2, 11)}
+CNNS = tuple(task for task in PAPER_TASKS if task.startswith("vgg"))
+SINES = ("sin_lstm", "sin_lstm-x2", "sin_lstm-no001")
+FIGURE_9_STEPS = 1_000
+
+
+def at_iteration(name: str, iteration: int) -> str:
+    """The weights of Table 4: those of a run after so many iterations."""
+    return f"{name}-{iteration}"
+
+
+def replicate(name: str, seed: int) -> str:
+    """Weights trained at the smaller budget, one for each meta-training seed."""
+    return f"{name}-seed{seed}"
+
+
+TABLE_4 = tuple(at_iteration(name, k) for k in TABLE_4_ITERATIONS for name in (RNNPROP, NO_CONVEX))
+REPLICATES = tuple(replicate(name, seed) for name in REPLICATED for seed in REPLICATE_SEEDS)
+
+
+class Block(NamedTuple):
+    """Optimizers on one task."""
+
+    task: str
+    steps: int
+    optimizers: tuple[str, ...]
+    """Learned ones by the name of their weights; traditional ones are tuned."""
+    runs: int
+    """Of each, seeds from 0."""
+    tuning_runs: int
+    """At each learning rate tried."""
+    strides: tuple[int, ...] = STRIDES
+    """See `baselines.tune`."""
+
+
+def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps: int | None = None) -> Block:
+    steps = steps or PAPER_TASKS[task].steps
+    if steps == 10_000:  # Figure 3 shows the whole grid.
+        return Block(task, steps, optimizers, runs=5, tuning_runs=2, strides=(1,))
+    if steps >= FIGURE_9_STEPS:
+        return Block(task, steps, optimizers, runs=10, tuning_runs=3)
+    if task in CNNS:
+        return Block(task, steps, optimizers, runs=20, tuning_runs=3)
+    return Block(task, steps, optimizers, runs=100, tuning_runs=5)
+
+
+EXPERIMENTS: dict[str, tuple[Block, ...]] = {
+    "table2": tuple(_block(task) for task in ACTIVATIONS),
+    "table3": tuple(_block(task) for task in SINES),
+    "table4": tuple(_block(task, (*TABLE_4, "adam")) for task in (BASE, RELU)),
+    "figure2": (_block("mnist-nn-sigmoid-2000"), _block("mnist-nn-sigmoid-10000")),
+    "figure3": (_block("mnist-nn-sigmoid-10000"),),
+    "figure4": (_block(RELU),),
+    "figure5": (_block(DEPTHS[5]),),
+    "figure6": tuple(_block(task) for task in DEPTHS.values()),
+    "figure7": tuple(_block(task) for task in CNNS),
+    "figure8": (_block("sin_lstm"),),
+    "figure9": (_block(RELU, (RNNPROP, NO_SCALING, DM, DM_TRICKS), FIGURE_9_STEPS),),
+    "scorecard": tuple(_block(task) for task in PAPER_TASKS),
+    "replicates": (
+        *(_block(task, REPLICATES)._replace(runs=20) for task in ACTIVATIONS),
+        _block(RELU, REPLICATES, FIGURE_9_STEPS),
+    ),
+}
+
+
+def blocks(names: Iterable[str], quick: bool) -> list[Block]:
+    """The blocks of these experiments, none twice.
+
+    Args:
+        names: keys of `EXPERIMENTS`.
+        quick: two runs of each, and a coarse tuning with one, to see all of it work in minutes.
+    """
+    found = dict.fromkeys(block for name in names for block in EXPERIMENTS[name])
+    if quick:
+        return [block._replace(runs=2, tuning_runs=1, strides=STRIDES[:1]) for block in found]
+    return list(found)

@@ -1,0 +1,158 @@
+"""The paper's figures from the runs. Reads results only."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from trainer.evaluation.claims import NotRunError, mean_curve
+from trainer.evaluation.experiments import (
+    CNNS,
+    DEPTHS,
+    DM,
+    DM_TRICKS,
+    FIGURE_9_STEPS,
+    NO_CONVEX,
+    NO_SCALING,
+    RELU,
+    RNNPROP,
+    TRADITIONAL,
+)
+from trainer.evaluation.results import Results
+from trainer.evaluation.summary import summary, tuning
+from trainer.evaluation.tables import best_traditional
+from trainer.problems.catalog import PAPER_TASKS
+
+COLOURS: Mapping[str, str] = {
+    RNNPROP: "tab:red",
+    DM: "black",
+    NO_SCALING: "tab:orange",
+    NO_CONVEX: "tab:pink",
+    DM_TRICKS: "tab:gray",
+    "adam": "tab:blue",
+    "rmsprop": "tab:green",
+    "adagrad": "tab:purple",
+    "adadelta": "tab:cyan",
+    "momentum": "tab:olive",
+    "sgd": "tab:brown",
+}
+CEILING = 4.0
+"""Curves are shown up to this many times the untrained loss; DMoptimizer's leave every scale."""
+
+
+def _curves(axes: Axes, results: Results, task: str, optimizers: Sequence[str], steps: int = 0) -> None:
+    """Mean loss by step, smoothed over hundredths of the run."""
+    steps = steps or PAPER_TASKS[task].steps
+    window = max(1, steps // 200)
+    start = highest = 0.0
+    for name in optimizers:
+        try:
+            curve = mean_curve(results, task, steps, name, window)
+        except NotRunError:
+            continue
+        found = summary(results, task, steps, name)
+        label = f"{name} {found.rate:.3g}" if found and name in TRADITIONAL else name
+        x = (np.arange(len(curve)) + 0.5) * window
+        axes.plot(x, curve, label=label, color=COLOURS[name], lw=1.6 if name not in TRADITIONAL else 0.9)
+        start, highest = max(start, float(curve[0])), max(highest, float(np.nanmax(curve)))
+    if highest > CEILING * start:
+        axes.set_ylim(top=CEILING * start)
+    axes.set(title=task, xlabel="step", ylabel="loss", yscale="log")
+    axes.legend(fontsize=6)
+
+
+def _panels(results: Results, tasks: Sequence[str]) -> Figure:
+    figure, grid = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.4), squeeze=False)
+    for axes, task in zip(grid[0], tasks, strict=True):
+        _curves(axes, results, task, (RNNPROP, DM, *TRADITIONAL))
+    return figure
+
+
+def figure3(results: Results) -> Figure:
+    """Final loss after 10,000 steps by learning rate; RNNprop's as a dashed line."""
+    figure, axes = plt.subplots(figsize=(5, 3.6))
+    task, steps = "mnist-nn-sigmoid-10000", 10_000
+    for name in TRADITIONAL:
+        if by_rate := tuning(results, task, steps, name):
+            axes.plot(*zip(*by_rate.items(), strict=True), "o-", ms=2, color=COLOURS[name], label=name)
+    if ours := summary(results, task, steps, RNNPROP):
+        axes.axhline(ours.mean, ls="--", color=COLOURS[RNNPROP], label=RNNPROP)
+    axes.set(title=task, xlabel="learning rate", ylabel="final loss", xscale="log", yscale="log")
+    axes.legend(fontsize=6)
+    return figure
+
+
+def figure6(results: Results) -> Figure:
+    """Final loss by the number of hidden layers."""
+    figure, axes = plt.subplots(figsize=(5, 3.6))
+    for name in (RNNPROP, DM, "best traditional"):
+        points = []
+        for depth, task in DEPTHS.items():
+            steps = PAPER_TASKS[task].steps
+            best = best_traditional(results, task, steps)
+            found = summary(results, task, steps, name) if name in COLOURS else best and best[1]
+            if found:
+                points.append((depth, *found.interval))
+        if points:
+            depth, mean, low, high = np.array(points).T
+            colour = COLOURS.get(name, "tab:blue")
+            axes.plot(depth, mean, "o-", ms=3, label=name, color=colour)
+            axes.fill_between(depth, low, high, alpha=0.3, color=colour)
+    axes.set(xlabel="hidden layers", ylabel="final loss after 100 steps", ylim=(0, 3.0))
+    axes.legend(fontsize=7)
+    return figure
+
+
+def figure9(results: Results) -> Figure:
+    """The controls on ReLU for 1,000 steps."""
+    figure, axes = plt.subplots(figsize=(5, 3.6))
+    _curves(axes, results, RELU, (RNNPROP, NO_SCALING, DM, DM_TRICKS), FIGURE_9_STEPS)
+    return figure
+
+
+def learned_update(npz: bytes) -> Figure:
+    """The direction by m~ and g~: RNNprop's fresh and used, Adam's and RMSprop's in the same terms."""
+    with np.load(io.BytesIO(npz)) as maps:
+        axis, fresh, used = maps["axis"], maps["fresh"], maps["used"]
+    m, g = np.meshgrid(axis, axis, indexing="ij")
+    shown = {
+        "RNNprop, first step": fresh,
+        "RNNprop, after 50 steps": used,
+        "Adam: -m~": -m,
+        "RMSprop: -g~": -g,
+    }
+    figure, grid = plt.subplots(1, len(shown), figsize=(3.1 * len(shown), 3.1), layout="constrained")
+    for axes, (title, values) in zip(grid, shown.items(), strict=True):
+        limit = np.abs(values).max()
+        image = axes.pcolormesh(axis, axis, values, cmap="RdBu", vmin=-limit, vmax=limit, rasterized=True)
+        axes.set(title=title, xlabel="g~", ylabel="m~", aspect="equal")
+        figure.colorbar(image, ax=axes, shrink=0.7)
+    return figure
+
+
+FIGURES: Mapping[str, Callable[[Results], Figure]] = {
+    "figure2": lambda results: _panels(results, ["mnist-nn-sigmoid-2000", "mnist-nn-sigmoid-10000"]),
+    "figure3": figure3,
+    "figure4": lambda results: _panels(results, [RELU]),
+    "figure5": lambda results: _panels(results, [DEPTHS[5]]),
+    "figure6": figure6,
+    "figure7": lambda results: _panels(results, CNNS),
+    "figure8": lambda results: _panels(results, ["sin_lstm"]),
+    "figure9": figure9,
+}
+
+
+def png(figure: Figure) -> bytes:
+    """The picture's bytes; the figure is closed."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return content.getvalue()

@@ -1,0 +1,58 @@
+"""What a learned rule does: the direction as a function of what it sees, in a fresh and in a used state."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import tensorflow as tf
+
+from rnnprop_tf.network import LSTMState
+from rnnprop_tf.pretrained import Pretrained
+from rnnprop_tf.rule import Observation
+from trainer import files
+from trainer.problems import catalog
+from trainer.unroll import start, unroll
+
+AXIS = np.linspace(-2.0, 2.0, 41, dtype=np.float32)
+"""Values of m~ and of g~."""
+STEPS_OF_USE = 50
+COORDINATES = 100
+"""Whose states the used response is the mean of."""
+
+
+def write(weights: Pretrained, task: str, path: str, data_dir: str | None) -> None:
+    """Writes `axis` [n], `fresh` [n, n] and `used` [n, n], directions at m~ (rows) and g~ (columns), as .npz.
+
+    Args:
+        weights: of RNNprop.
+        task: a name of the catalog. Used states are those of random coordinates after some steps of it.
+        path: of the file.
+        data_dir: TFDS's folder, its default where None.
+    """
+    rule, network = weights.rule, weights.network
+    problem = catalog.task(task).build(data_dir)
+    draw = problem.draw(tf.constant([0, 0]))
+    batches = problem.batches(tf.constant([0, 1]), tf.constant(0), STEPS_OF_USE)
+    carry = start(rule, network, draw.params)
+    fresh = carry.state.lstm
+    carry, _ = tf.function(
+        lambda: unroll(
+            problem, rule, network, weights.learning_rate, carry, draw.constants, batches, STEPS_OF_USE
+        )
+    )()
+    picks = np.random.default_rng(0).choice(problem.size, COORDINATES, replace=False)
+    m, g = (values.reshape(-1) for values in np.meshgrid(AXIS, AXIS, indexing="ij"))
+    inputs = tf.tile(tf.stack([m, g]), [1, COORDINATES])
+    observation = Observation(inputs, tf.ones(inputs.shape[1], tf.bool))
+
+    def response(lstm: tuple[LSTMState, ...]) -> np.ndarray:
+        states = tf.nest.map_structure(
+            lambda state: tf.repeat(tf.gather(state, picks, axis=1), len(m), axis=1), lstm
+        )
+        direction, _ = rule.respond(network, observation, states)
+        return direction.numpy().reshape(COORDINATES, len(AXIS), len(AXIS)).mean(axis=0)
+
+    content = io.BytesIO()
+    np.savez_compressed(content, axis=AXIS, fresh=response(fresh), used=response(carry.state.lstm))
+    files.write_atomically(path, content.getvalue())

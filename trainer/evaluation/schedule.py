@@ -1,0 +1,125 @@
+"""Runs the blocks of experiments, several tasks at once, with an estimate of what is left."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from tqdm import tqdm
+
+from rnnprop_tf import pretrained
+from trainer.evaluation import baselines
+from trainer.evaluation.compute import Entrant, Evaluation, entrant, learned
+from trainer.evaluation.experiments import TRADITIONAL, Block
+from trainer.evaluation.results import TUNING_SEED, Results
+
+WEIGHTS = "weights"
+"""Folder beside the results with the weights that do not ship."""
+
+MILLISECONDS_A_STEP: Mapping[str, tuple[float, float]] = {
+    "mnist-nn": (4.0, 0.6),
+    "sin_lstm": (3.0, 1.5),
+    "vgg-mnist-fc1": (50.0, 40.0),
+    "vgg-mnist-fc2": (120.0, 80.0),
+    "vgg-cifar-fc1": (75.0, 60.0),
+    "vgg-cifar-fc2": (160.0, 110.0),
+}
+"""By the beginning of a task's name: a step with a learned and with a traditional optimizer, final loss
+included, where two tasks run at once on two cores of an AMD EPYC. Only for the estimate of what is left."""
+
+SECONDS_TO_COMPILE = 5.0
+"""For an optimizer and a task."""
+
+
+BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} core-seconds [{elapsed}<{remaining}]"
+
+
+class StoppedError(Exception):
+    """The runs were asked to stop."""
+
+
+def find(names: Sequence[str], folder: str) -> dict[str, Entrant]:
+    """The optimizers of these names that are there: weights ship, or lie in `FOLDER/weights`."""
+    found = {}
+    for name in dict.fromkeys(names):
+        beside = os.path.join(folder, WEIGHTS, name)
+        if name in TRADITIONAL:
+            found[name] = entrant(name)
+        elif name in pretrained.list_pretrained():
+            found[name] = learned(name, name)
+        elif os.path.isdir(beside):
+            found[name] = learned(name, beside)
+    return found
+
+
+def cost(block: Block, entrants: Mapping[str, Entrant], results: Results) -> float:
+    """About how many seconds of one core the runs of a block take that the results lack."""
+    learned_ms, traditional_ms = next(
+        times for prefix, times in MILLISECONDS_A_STEP.items() if block.task.startswith(prefix)
+    )
+    seeds = range(block.runs)
+    total = 0.0
+    for name in block.optimizers:
+        if (one := entrants.get(name)) is None:
+            continue
+        cells = [row for row in results.rows if row[:2] == (block.task, name) and row.steps == block.steps]
+        tuned = one.weights is not None or any(row.seed in seeds for row in cells)
+        digest = one.cell(block.task, 0.0, block.steps).weights
+        runs = len(seeds) - sum(row.seed in seeds and row.weights == digest for row in cells)
+        if not tuned:
+            rates = len(baselines.FIRST_GRID[name][:: block.strides[0]]) + 2 * (len(block.strides) - 1)
+            runs += max(rates * block.tuning_runs - len(cells), 0)
+        if runs > 0:
+            total += runs * block.steps * (learned_ms if one.weights else traditional_ms) / 1_000
+            total += SECONDS_TO_COMPILE
+    return total
+
+
+def run(
+    blocks: Sequence[Block],
+    entrants: Mapping[str, Entrant],
+    results: Results,
+    data_dir: str | None,
+    jobs: int,
+) -> None:
+    """Makes the runs that are missing, the longest tasks first.
+
+    Args:
+        blocks: what to run; optimizers that are not among the entrants are left out.
+        entrants: from `find`.
+        results: where to write.
+        data_dir: TFDS's folder, its default where None.
+        jobs: how many tasks run at once. Beyond the number of cores there is nothing to gain.
+
+    Raises:
+        KeyboardInterrupt: cells that were complete are written.
+    """
+    costs = {block: cost(block, entrants, results) for block in blocks}
+    stop = threading.Event()
+    total = round(sum(costs.values()))
+    with tqdm(total=total, bar_format=BAR, smoothing=0.01) as bar:
+
+        def after_run(seconds: float) -> None:
+            if stop.is_set():
+                raise StoppedError
+            bar.total = max(bar.total, bar.n + seconds)
+            bar.update(seconds)
+
+        def run_block(block: Block) -> None:
+            names = [name for name in block.optimizers if name in entrants]
+            tuning_seeds = range(TUNING_SEED, TUNING_SEED + block.tuning_runs)
+            evaluation = Evaluation(results, block.task, block.steps, data_dir, after_run)
+            for name in names:
+                evaluation.losses(entrants[name], range(block.runs), tuning_seeds, block.strides)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            todo = [pool.submit(run_block, b) for b in sorted(blocks, key=costs.__getitem__, reverse=True)]
+            try:
+                for done in as_completed(todo):
+                    done.result()
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise

@@ -1,0 +1,103 @@
+"""What runs say together: means, medians, bootstrap intervals, comparisons. Reads results only."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.evaluation.results import TUNING_SEED, Results, Row
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A mean and its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Summary(NamedTuple):
+    """The final losses of one optimizer on one task."""
+
+    rate: float
+    """The learning rate, tuned or the weights' own."""
+    losses: np.ndarray
+    """[runs], by rising seed."""
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.losses))
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.losses))
+
+    @property
+    def interval(self) -> Interval:
+        return bootstrap(self.losses)
+
+    def __str__(self) -> str:
+        mean, low, high = self.interval
+        return f"mean {mean:.4f} [{low:.4f}, {high:.4f}], median {self.median:.4f}, {len(self.losses)} runs"
+
+
+def bootstrap(values: np.ndarray) -> Interval:
+    """The mean of values [n] and the percentile interval of the mean of resamples, the same at every call.
+
+    A single value, and values of which one is not finite, have an interval of no width.
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2 or not np.isfinite(values).all():
+        return Interval(mean, mean, mean)
+    picks = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.asarray(values)[picks].mean(axis=1), [tail, 1 - tail])
+    return Interval(mean, float(low), float(high))
+
+
+def reported(results: Results, task: str, steps: int, optimizer: str) -> list[Row]:
+    """The runs of an optimizer that count, by seed: those not made for tuning.
+
+    Where there are several cells, of other weights under the same name or of other learning rates, those of
+    the one written last.
+    """
+    rows = [
+        row
+        for row in results.rows
+        if (row.task, row.steps, row.optimizer) == (task, steps, optimizer) and row.seed < TUNING_SEED
+    ]
+    return sorted((row for row in rows if row.cell == rows[-1].cell), key=lambda row: row.seed)
+
+
+def summary(results: Results, task: str, steps: int, optimizer: str) -> Summary | None:
+    """The final losses of an optimizer on a task; None where there are no runs."""
+    rows = reported(results, task, steps, optimizer)
+    if not rows:
+        return None
+    losses = np.array([row.final_loss for row in rows])
+    return Summary(rows[0].learning_rate, losses, tuple(row.seed for row in rows))
+
+
+def tuning(results: Results, task: str, steps: int, optimizer: str) -> dict[float, float]:
+    """The mean final loss by learning rate, rising, of the runs made for tuning."""
+    by_rate: dict[float, list[float]] = {}
+    for row in results.rows:
+        if (row.task, row.steps, row.optimizer) == (task, steps, optimizer) and row.seed >= TUNING_SEED:
+            by_rate.setdefault(row.learning_rate, []).append(row.final_loss)
+    return {rate: float(np.mean(by_rate[rate])) for rate in sorted(by_rate)}
+
+
+def difference(ours: Summary, theirs: Summary) -> Interval:
+    """The mean difference of final losses, ours less theirs, over the seeds that both have.
+
+    Equal seeds are equal starts and data, so the runs are compared in pairs.
+    """
+    both = sorted(set(ours.seeds) & set(theirs.seeds))
+    by_seed = [dict(zip(one.seeds, one.losses, strict=True)) for one in (ours, theirs)]
+    with np.errstate(invalid="ignore"):
+        return bootstrap(np.array([by_seed[0][seed] - by_seed[1][seed] for seed in both]))

@@ -1,0 +1,164 @@
+"""The paper's tables from the runs, in Markdown, beside its printed numbers. Reads results only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from trainer.evaluation import experiments
+from trainer.evaluation.experiments import (
+    ACTIVATIONS,
+    BASE,
+    DM,
+    LEARNED,
+    NO_CONVEX,
+    RELU,
+    REPLICATE_SEEDS,
+    REPLICATED,
+    RNNPROP,
+    SINES,
+    TABLE_4_ITERATIONS,
+    TRADITIONAL,
+    at_iteration,
+    replicate,
+)
+from trainer.evaluation.results import Results
+from trainer.evaluation.summary import Summary, difference, summary
+from trainer.problems.catalog import PAPER_TASKS
+
+PAPER_TABLE_2: Mapping[str, Mapping[str, float]] = {
+    "mnist-nn-sigmoid-100": {"adam": 0.31, DM: 0.24, RNNPROP: 0.29},
+    "mnist-nn-relu-100": {"adam": 0.28, DM: 1.05, RNNPROP: 0.27},
+    "mnist-nn-elu-100": {"adam": 0.26, DM: 13.51, RNNPROP: 0.24},
+    "mnist-nn-tanh-100": {"adam": 0.31, DM: 0.50, RNNPROP: 0.28},
+}
+PAPER_TABLE_3: Mapping[str, Mapping[str, float]] = {
+    "sin_lstm": {"adam": 0.62, "adagrad": 0.54, DM: 26.43, RNNPROP: 0.55},
+    "sin_lstm-x2": {"adam": 0.44, "adagrad": 0.65, DM: 5.06, RNNPROP: 0.28},
+    "sin_lstm-no001": {"adam": 0.39, "adagrad": 0.50, DM: 22.04, RNNPROP: 0.36},
+}
+PAPER_TABLE_4: Mapping[str, Mapping[int, Sequence[float]]] = {
+    BASE: {5_000: (0.31, 0.33, 0.33), 10_000: (0.31, 0.31, 0.32), 15_000: (0.31, 0.30, 0.33)},
+    RELU: {5_000: (0.28, 0.30, 0.31), 10_000: (0.28, 0.29, 0.31), 15_000: (0.28, 0.27, 0.32)},
+}
+"""By task and iterations: Adam, RNNprop, RNNprop without the convex part."""
+
+STEPS = {name: task.steps for name, task in PAPER_TASKS.items()}
+
+TIE = 0.01
+"""Means that differ by less than this share are called tied, whatever their intervals."""
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float) -> str:
+    """Four digits, so that small and large losses both can be read."""
+    return f"{value:.4g}"
+
+
+def cell(found: Summary | None, rate: bool = False, printed: float | None = None) -> str:
+    """Mean and interval, the learning rate if asked for, the paper's number in brackets."""
+    if found is None:
+        return "not run"
+    mean, low, high = found.interval
+    text = f"{number(mean)} [{number(low)}, {number(high)}]"
+    text += f" at {found.rate:.3g}" if rate else ""
+    return text if printed is None else f"{text} (paper {printed})"
+
+
+def table2(results: Results) -> str:
+    """Activations of the base MLP, and how the three meta-training seeds of the smaller budget spread."""
+    return _with_printed_numbers(results, ACTIVATIONS, ("adam", DM, RNNPROP), PAPER_TABLE_2)
+
+
+def table3(results: Results) -> str:
+    """The sine LSTM."""
+    return _with_printed_numbers(results, SINES, ("adam", "adagrad", DM, RNNPROP), PAPER_TABLE_3)
+
+
+def _with_printed_numbers(
+    results: Results,
+    tasks: Sequence[str],
+    optimizers: Sequence[str],
+    printed: Mapping[str, Mapping[str, float]],
+) -> str:
+    rows = []
+    for task in tasks:
+        found = {name: summary(results, task, STEPS[task], name) for name in optimizers}
+        cells = [cell(one, name in TRADITIONAL, printed[task][name]) for name, one in found.items()]
+        rows.append([task, *cells])
+    return markdown(["task", *optimizers], rows)
+
+
+def table4(results: Results) -> str:
+    """With and without the convex part, by iterations of meta-training."""
+    rows = []
+    for task in (BASE, RELU):
+        for iterations in TABLE_4_ITERATIONS:
+            names = ("adam", at_iteration(RNNPROP, iterations), at_iteration(NO_CONVEX, iterations))
+            found = [summary(results, task, STEPS[task], name) for name in names]
+            printed = PAPER_TABLE_4[task][iterations]
+            cells = [cell(one, False, value) for one, value in zip(found, printed, strict=True)]
+            rows.append([task, f"{iterations:,}", *cells])
+    return markdown(["task", "iterations", "adam", "RNNprop", "without the convex part"], rows)
+
+
+def best_traditional(results: Results, task: str, steps: int) -> tuple[str, Summary] | None:
+    """The one of the lowest mean final loss; None where none was run."""
+    found = {name: summary(results, task, steps, name) for name in TRADITIONAL}
+    there = {name: one for name, one in found.items() if one is not None}
+    if not there:
+        return None
+    best = min(there, key=lambda name: there[name].mean)
+    return best, there[best]
+
+
+def verdict(ours: Summary, theirs: Summary) -> str:
+    """won, tied or lost: tied within 1 % or where the interval of the paired difference holds 0."""
+    gap = difference(ours, theirs)
+    if abs(ours.mean / theirs.mean - 1) < TIE or gap.low <= 0 <= gap.high:
+        return "tied"
+    return "won" if gap.mean < 0 else "lost"
+
+
+def scorecard(results: Results, optimizer: str = RNNPROP) -> str:
+    """The 22 tasks: an optimizer against the best traditional one, each tuned for the task."""
+    rows = []
+    for task, steps in STEPS.items():
+        ours, best = summary(results, task, steps, optimizer), best_traditional(results, task, steps)
+        if ours is None or best is None:
+            rows.append([task, cell(ours), "not run", "", ""])
+            continue
+        name, theirs = best
+        ratio = ours.mean / theirs.mean
+        rows.append(
+            [task, cell(ours), f"{name}: {cell(theirs, rate=True)}", f"{ratio:.3f}", verdict(ours, theirs)]
+        )
+    return markdown(["task", optimizer, "best traditional", "ratio", ""], rows)
+
+
+def everything(results: Results) -> str:
+    """Mean final losses of all optimizers on all tasks."""
+    names = LEARNED + TRADITIONAL
+    rows = []
+    for task, steps in STEPS.items():
+        found = [summary(results, task, steps, name) for name in names]
+        rows.append([task, *("" if one is None else number(one.mean) for one in found)])
+    return markdown(["task", *names], rows)
+
+
+def replicates(results: Results) -> str:
+    """Mean final losses of three meta-training seeds at the smaller budget, and the spread between seeds."""
+    tasks = [*((task, 100) for task in ACTIVATIONS), (RELU, experiments.FIGURE_9_STEPS)]
+    rows = []
+    for task, steps in tasks:
+        adam = summary(results, task, steps, "adam")
+        row = [f"{task}, {steps:,} steps", "" if adam is None else number(adam.mean)]
+        for name in REPLICATED:
+            found = [summary(results, task, steps, replicate(name, seed)) for seed in REPLICATE_SEEDS]
+            row.append(", ".join("not run" if one is None else number(one.mean) for one in found))
+        rows.append(row)
+    return markdown(["task", "adam", *REPLICATED], rows)

@@ -1,0 +1,152 @@
+"""The paper's tables and figures.
+
+    python -m trainer.report --out=results/paper                        # all of them: hours
+    python -m trainer.report --out=results/quick --quick                # the same with two runs each
+    python -m trainer.report --out=results/paper --experiments=table2   # one
+    python -m trainer.report --out=results/paper --nocompute            # draw from the files that are there
+
+Two steps: runs are computed into the folder's files, those that are there are not made again, so an
+interrupted computation goes on where it stopped; then RESULTS.md and the pictures are made from the files.
+Weights that do not ship (those of Table 4 and the replicates) are looked for in FOLDER/weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from trainer import files
+from trainer.evaluation import plots, response, schedule, tables
+from trainer.evaluation.claims import CLAIMS, check
+from trainer.evaluation.experiments import BASE, EXPERIMENTS, RNNPROP, blocks
+from trainer.evaluation.results import Results
+
+RESPONSE = "learned-update.npz"
+DOCUMENT = "RESULTS.md"
+
+TITLES = {
+    "table2": "Table 2: activations",
+    "table3": "Table 3: sine LSTM",
+    "table4": "Table 4: with and without the convex part",
+    "figure2": "Figure 2: the base MLP for 2,000 and 10,000 steps",
+    "figure3": "Figure 3: final loss by learning rate",
+    "figure4": "Figure 4: ReLU",
+    "figure5": "Figure 5: five hidden layers",
+    "figure6": "Figure 6: depth",
+    "figure7": "Figure 7: convolutional networks",
+    "figure8": "Figure 8: sine LSTM",
+    "figure9": "Figure 9: the controls",
+    "scorecard": "The 22 tasks",
+    "replicates": "Three meta-training seeds",
+}
+TABLES = {
+    "table2": tables.table2,
+    "table3": tables.table3,
+    "table4": tables.table4,
+    "scorecard": lambda results: f"{tables.scorecard(results)}\n\n{tables.everything(results)}",
+    "replicates": tables.replicates,
+}
+
+
+def compute(names: Sequence[str], quick: bool, folder: str, data_dir: str | None, jobs: int) -> None:
+    """Makes the runs that are missing and says beforehand what they cost."""
+    todo = blocks(names, quick)
+    wanted = [name for block in todo for name in block.optimizers]
+    entrants = schedule.find(wanted, folder)
+    if absent := sorted(set(wanted) - set(entrants)):
+        where = os.path.join(folder, schedule.WEIGHTS)
+        print(f"Left out, as neither shipped nor in {where}: {', '.join(absent)}")
+    results = Results(folder, adding=True)
+    hours = sum(schedule.cost(block, entrants, results) for block in todo) / 3600
+    print(f"{len(todo)} tasks, about {hours:.1f} core-hours to compute, {jobs} at once.", flush=True)
+    schedule.run(todo, entrants, results, data_dir, jobs)
+    if RNNPROP in entrants:
+        weights = entrants[RNNPROP].weights
+        assert weights is not None  # a learned one
+        response.write(weights, BASE, os.path.join(folder, RESPONSE), data_dir)
+
+
+def draw(names: Sequence[str], folder: str) -> None:
+    """Writes RESULTS.md and the pictures of these experiments from the folder's files."""
+    results = Results(folder)
+    if not results.rows:
+        raise ValueError(f"No runs in {folder}. Compute them first, without --nocompute.")
+    parts = [_preface(results), "## Claims of the paper", _claims(results)]
+    for name in names:
+        parts.append(f"## {TITLES[name]}")
+        if name in TABLES:
+            parts.append(TABLES[name](results))
+        if name in plots.FIGURES:
+            files.write_atomically(
+                os.path.join(folder, f"{name}.png"), plots.png(plots.FIGURES[name](results))
+            )
+            parts.append(f"![{TITLES[name]}]({name}.png)")
+        parts.append(_made_from(name, results))
+    map_file = os.path.join(folder, RESPONSE)
+    if os.path.exists(map_file):
+        picture = plots.png(plots.learned_update(files.read(map_file)))
+        files.write_atomically(os.path.join(folder, "learned-update.png"), picture)
+        parts += ["## What was learned", "![The learned update](learned-update.png)"]
+    files.write_atomically(os.path.join(folder, DOCUMENT), "\n\n".join(parts).encode() + b"\n")
+    print(f"Wrote {os.path.join(folder, DOCUMENT)}.")
+
+
+def _preface(results: Results) -> str:
+    hours = sum(row.seconds for row in results.rows) / 3600
+    return (
+        "# Results\n\n"
+        "Made by `python -m trainer.report`; each section names its own command. Final loss: the mean, over "
+        "all batches met, at the final parameters (section 5). Numbers are means over runs with their 95 % "
+        "bootstrap intervals; no run is left out. Traditional optimizers are Keras's, the learning rate "
+        "tuned for each task on the sqrt(2) grid with seeds that no reported run uses. "
+        f"{len(results.rows):,} runs in all, {hours:.1f} core-hours."
+    )
+
+
+def _claims(results: Results) -> str:
+    found = [(claim, check(claim, results)) for claim in CLAIMS]
+    rows = [[claim.section, claim.text, finding.verdict, finding.numbers] for claim, finding in found]
+    return tables.markdown(["section", "claim", "", "numbers"], rows)
+
+
+def _made_from(name: str, results: Results) -> str:
+    runs = sorted({(block.runs, block.tuning_runs) for block in EXPERIMENTS[name]})
+    seeds = ", ".join(f"seeds 0 to {n - 1}, {tuned} for tuning" for n, tuned in runs)
+    places = {(block.task, block.steps) for block in EXPERIMENTS[name]}
+    hours = sum(row.seconds for row in results.rows if (row.task, row.steps) in places) / 3600
+    return (
+        f"`python -m trainer.report --experiments={name} --out=...`: {seeds}; {hours:.1f} core-hours of runs "
+        "on these tasks."
+    )
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    folder = os.path.expanduser(FLAGS.out)
+    names = list(EXPERIMENTS) if FLAGS.experiments == ["all"] else FLAGS.experiments
+    try:
+        if unknown := sorted(set(names) - set(EXPERIMENTS)):
+            raise ValueError(
+                f"No experiment named {unknown}. Expected all, or among {', '.join(EXPERIMENTS)}."
+            )
+        if FLAGS.compute:
+            compute(names, FLAGS.quick, folder, FLAGS.data_dir, FLAGS.jobs)
+        draw(names, folder)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted. The same command goes on from there.") from None
+
+
+FLAGS = flags.FLAGS
+if __name__ == "__main__":
+    flags.DEFINE_list("experiments", ["all"], f"all, or some of {', '.join(EXPERIMENTS)}")
+    flags.DEFINE_bool("compute", True, "make the runs that are missing; --nocompute only draws")
+    flags.DEFINE_bool("quick", False, "two runs of each and a coarse tuning, to see it all in minutes")
+    flags.DEFINE_integer("jobs", os.cpu_count() or 1, "tasks computed at once", lower_bound=1)
+    flags.DEFINE_string("out", None, "folder of the runs, the tables and the figures", required=True)
+    flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
+    app.run(main)
