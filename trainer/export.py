@@ -43,7 +43,9 @@ def best_checkpoint(folder: str, iteration: int | None = None) -> Checkpoint:
     saved = [checkpoint.load(checkpoint.path_of(folder, k)) for k in there]
     by_validation = saved[0].record["config"]["select"] == "validation"
     criterion = "validation_loss" if by_validation else "average_loss"
-    rated = [s for s in saved if s.record[criterion] is not None and math.isfinite(s.record[criterion])]
+    # Those written at an interrupt are left out: a run that was resumed chooses as one that never stopped.
+    due = [s for s in saved if not s.record.get("interrupted")]
+    rated = [s for s in due if s.record[criterion] is not None and math.isfinite(s.record[criterion])]
     if not rated:
         raise ValueError(
             f"No checkpoint in {folder} has a finite {criterion}; the moving average takes 100 iterations. "
