@@ -127,8 +127,8 @@ def test_the_tricks_are_those_of_the_config():
         (RandomScaling, 1.0),
     ]
     plain = dataclasses.replace(TINY, scaling=0.0, convex_dimension=0)
-    assert meta_train.problem_of(plain, None).size == problem.size - 3
-    many = meta_train.problem_of(dataclasses.replace(TINY, tasks=3), None)
+    assert meta_train.problem_of(plain, None, 1).size == problem.size - 3
+    many = meta_train.problem_of(TINY, None, 3)
     assert isinstance(many, Tasks)
     assert many.size == 3 * problem.size
 
@@ -235,8 +235,8 @@ def test_a_meta_gradient_whose_square_overflows_is_skipped_too(clipnorm):
     before = tensors(trainer)
     taped = meta_gradient.taped
 
-    def huge(*arguments):
-        period = taped(*arguments)
+    def huge(start):
+        period = taped(start)
         return period._replace(gradient=tf.nest.map_structure(lambda g: 0.0 * g + 1e20, period.gradient))
 
     with mock.patch.object(meta_gradient, "taped", huge):

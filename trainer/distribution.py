@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -65,7 +66,11 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return strategy.extended.should_checkpoint
 
 
-def of_all_workers(strategy: tf.distribute.Strategy, value: int) -> list[int]:
-    """The value of each replica's worker; a meeting point, as all workers wait for each other here."""
-    values = strategy.experimental_distribute_values_from_function(lambda _: tf.constant([value], tf.int64))
-    return strategy.gather(values, axis=0).numpy().tolist()
+def meeting_of(strategy: tf.distribute.Strategy) -> Callable[[int], list[int]]:
+    """A function that tells each worker the numbers of all replicas' workers; they wait for each other."""
+
+    @tf.function(autograph=False)
+    def gather(value: tf.Tensor) -> tf.Tensor:
+        return strategy.gather(strategy.run(lambda: value[None]), axis=0)
+
+    return lambda value: gather(tf.constant(value, tf.int64)).numpy().tolist()

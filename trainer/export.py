@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
-from trainer import checkpoint
+from trainer import checkpoint, commands
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
 from trainer.evaluation.results import Results, Row, short_digest
@@ -114,9 +114,7 @@ def _measured(rows: Sequence[Row], digest: str) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+def main(_: list[str]) -> None:
     run_dir, out, results = (
         path and os.path.expanduser(path) for path in (FLAGS.run_dir, FLAGS.out, FLAGS.results)
     )
@@ -134,4 +132,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("iteration", None, "checkpoint to take; by default the best by the run's criterion")
     flags.DEFINE_string("results", None, "folder of trainer.evaluate whose results go onto the card")
     flags.DEFINE_string("recipe", "", "how the weights were made, in words, for the card")
-    app.run(main)
+    commands.run(main)

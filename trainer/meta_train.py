@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -278,7 +279,8 @@ def train(
     trainer = MetaTrainer(config, data_dir, strategy)
     if saved:
         trainer.restore(checkpoint.load(checkpoint.path_of(folder, saved[-1])))
-    _check_alike(trainer)
+    meet = distribution.meeting_of(trainer.strategy)
+    _check_alike(trainer, meet)
     with files.os_errors(f"write to {folder}"):
         writer = _summary_writer(trainer, folder)
     with writer.as_default(), _progress_bar(trainer) as bar, interrupts.put_off() as interrupted:
@@ -289,7 +291,7 @@ def train(
             if trainer.iteration % SUMMARY_EVERY == 0:
                 _show(trainer, loss, bar)
             # All workers stop after the same episode.
-            stop = any(distribution.of_all_workers(trainer.strategy, interrupted()))
+            stop = any(meet(interrupted()))
             due = trainer.iteration % config.checkpoint_every == 0 or trainer.iteration == config.iterations
             if (due or stop) and distribution.is_chief(trainer.strategy):
                 _save(trainer, folder, due)
@@ -300,11 +302,11 @@ def train(
         )
 
 
-def _check_alike(trainer: MetaTrainer) -> None:
+def _check_alike(trainer: MetaTrainer, meet: Callable[[int], list[int]]) -> None:
     """Workers of other settings, or that read another folder, would silently train something else."""
     state = trainer.checkpoint()
     digest = zlib.crc32(checkpoint.to_bytes(state))
-    if len(set(distribution.of_all_workers(trainer.strategy, digest))) > 1:
+    if len(set(meet(digest))) > 1:
         raise ValueError(
             "The workers do not start alike: expected the same flags and the same --run_dir, a folder that all "
             f"of them see. This one starts after {trainer.iteration} iterations, with {state.record['config']}."
