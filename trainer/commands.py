@@ -17,7 +17,7 @@ def parse(argv: list[str]) -> list[str]:
     """Sets the flags. Returns the program's name, in a list.
 
     Raises:
-        SystemExit: a flag is unknown, missing, empty or of another type, or there are words that are no flags.
+        SystemExit: a flag is unknown, missing, empty or of another type, or a word is no flag.
     """
     try:
         name, *rest = flags.FLAGS(argv)

@@ -127,7 +127,7 @@ class MetaTrainer:
         shares = self.strategy.run(self._period_of_share, (iteration, period, network, carry, constants))
         carry, *found = shares
         objective, flat = (self.strategy.reduce("MEAN", value, axis=None) for value in found)
-        gradients = unpack(flat, [weight.shape for weight in self._weights])
+        gradients = unpack(flat, tuple(tuple(weight.shape) for weight in self._weights))
         # The norm, as finite numbers whose squares overflow would leave a NaN behind in Adam and in clipping.
         finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
 
@@ -297,8 +297,7 @@ def train(
                 _save(trainer, folder, due)
     if trainer.iteration < config.iterations:
         raise KeyboardInterrupt(
-            f"Interrupted after {trainer.iteration} episodes, which a checkpoint holds; --resume goes on from "
-            "there."
+            f"Interrupted after {trainer.iteration} episodes; a checkpoint holds them. --resume goes on."
         )
 
 
@@ -308,8 +307,8 @@ def _check_alike(trainer: MetaTrainer, meet: Callable[[int], list[int]]) -> None
     digest = zlib.crc32(checkpoint.to_bytes(state))
     if len(set(meet(digest))) > 1:
         raise ValueError(
-            "The workers do not start alike: expected the same flags and the same --run_dir, a folder that all "
-            f"of them see. This one starts after {trainer.iteration} iterations, with {state.record['config']}."
+            "The workers do not start alike. Expected the same flags and the same --run_dir, seen by all of "
+            f"them. This one starts after {trainer.iteration} episodes, with {state.record['config']}."
         )
 
 
