@@ -37,7 +37,7 @@ def _one_line(error: Exception) -> str:
     # absl writes "flag --name=value: reason".
     name, _, value = str(error).removeprefix("flag --").partition("=")
     flag = flags.FLAGS[name]
-    if isinstance(error.__context__, flags.ValidationError):  # required, and not there
+    if error.__context__ is None:  # not of its parser: it is required and not there
         return _nothing(flag)
     received = value.removesuffix(f": {error.__context__}")
     return f"{name}: expected {_allowed(flag)}. Received: {received!r}"
