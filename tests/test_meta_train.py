@@ -570,11 +570,42 @@ def test_every_setting_is_a_flag(parse):
         assert field.metadata["help"] in flags.FLAGS[field.name].help
 
 
-def test_an_interrupt_is_one_clear_line(parse):
-    parse("--preset=demo")
+def run_main(error=None):
     with (
         mock.patch("tensorflow.config.experimental.enable_op_determinism"),
-        mock.patch.object(meta_train, "train", side_effect=KeyboardInterrupt),
-        pytest.raises(SystemExit, match=r"Interrupted. .* --resume goes on from there"),
+        mock.patch.object(meta_train, "train", side_effect=error),
     ):
         train.main(["train"])
+
+
+def test_resuming_nothing_says_that_it_starts(parse, tmp_path, capsys):
+    """A scheduler gives the same command at the first start and after each interruption."""
+    parse("--preset=demo", f"--run_dir={tmp_path}", "--resume")
+    run_main()
+    assert capsys.readouterr().err == f"No checkpoint in {tmp_path} yet: a new run starts.\n"
+    checkpoint.save(str(tmp_path), fresh(TINY).checkpoint())
+    run_main()
+    assert capsys.readouterr().err == ""
+
+
+GONE = "at CollectiveReduceV2\nCollective ops is aborted by: The following tasks are unhealthy\nand more"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt(), r"Interrupted. .* are lost; --resume goes on from there\.$"),
+        (KeyboardInterrupt("Interrupted after 3"), "Interrupted after 3$"),
+        (
+            tf.errors.AbortedError(None, None, GONE),
+            r"Another worker is gone .* again, with --resume\. \(The following tasks are unhealthy\)$",
+        ),
+        (tf.errors.UnavailableError(None, None, ""), r"Another worker is gone .* \(\)$"),
+    ],
+    ids=["at once", "saved", "worker gone", "no reason"],
+)
+def test_an_end_before_the_end_is_one_clear_line(parse, error, message):
+    parse("--preset=demo")
+    with pytest.raises(SystemExit, match=message) as stop:
+        run_main(error)
+    assert "\n" not in stop.value.code

@@ -60,7 +60,7 @@ def main(_: list[str]) -> None:
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(str(error)) from error
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        reason = error.message.rpartition("Collective ops is aborted by: ")[2].strip().splitlines()[0]
+        reason = error.message.rpartition("Collective ops is aborted by: ")[2].partition("\n")[0]
         raise SystemExit(
             f"Another worker is gone or cannot be reached. Start all of them again, with --resume. ({reason})"
         ) from error
