@@ -20,6 +20,7 @@ from absl import app, flags
 from rnnprop_tf import pretrained
 from trainer import meta_gradient, unroll
 from trainer.config import preset
+from trainer.meta_gradient import PeriodStart
 from trainer.meta_train import problem_of
 
 FLAGS = flags.FLAGS
@@ -36,7 +37,7 @@ def flat(gradient: Any) -> np.ndarray:
 
 def main(_: list[str]) -> None:
     config = preset("paper-rnnprop")
-    problem = problem_of(config, FLAGS.data_dir)
+    problem = problem_of(config, FLAGS.data_dir, config.tasks)
     weights = pretrained.load(pretrained.DEFAULT)
     rule, objective = weights.rule, config.objective
     network = tf.nest.map_structure(tf.constant, weights.network)
@@ -55,15 +56,15 @@ def main(_: list[str]) -> None:
 
         @tf.function(autograph=False)
         def estimate(carry: Any, constants: Any, batches: Any, seed: tf.Tensor) -> Any:
-            arguments = (problem, rule, network, config.alpha, objective, carry, constants, batches)
-            return meta_gradient.replayed(*arguments, sample, seed)
+            start = PeriodStart(problem, rule, network, config.alpha, objective, carry, constants, batches)
+            return meta_gradient.replayed(start, sample, seed)
 
         return estimate
 
     @tf.function(autograph=False)
     def plain(carry: Any, constants: Any, batches: Any, seed: tf.Tensor) -> Any:
-        arguments = (problem, rule, network, config.alpha, objective, carry, constants, batches)
-        return meta_gradient.taped(*arguments)
+        start = PeriodStart(problem, rule, network, config.alpha, objective, carry, constants, batches)
+        return meta_gradient.taped(start)
 
     ways = {f"replayed, share {share}": estimator(share) for share in SHARES}
     exact = estimator(None)

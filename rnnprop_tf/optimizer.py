@@ -224,6 +224,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         return [_dense(g, v) for g, v in zip(grads, variables, strict=True)], variables
 
     def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
+        # Their sum over the replicas is clipped, as on one device; Keras clips each replica's part.
+        if replica := tf.distribute.get_replica_context():
+            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
         clipped = super()._clip_gradients(grads)
         if not self.skip_nonfinite:
             return clipped
@@ -232,6 +235,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             tf.where(tf.math.is_finite(g), c, tf.cast(g, c.dtype))
             for g, c in zip(grads, clipped, strict=True)
         ]
+
+    def _all_reduce_sum_gradients(
+        self, grads_and_vars: list[tuple[Tensor, tf.Variable]]
+    ) -> list[tuple[Tensor, tf.Variable]]:
+        """Nothing: `_clip_gradients` has summed them."""
+        return grads_and_vars
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         """Nothing: Keras calls this before the step is known to be taken. `_update` decays."""

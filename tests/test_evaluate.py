@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import re
+import resource
 from types import SimpleNamespace
 from unittest import mock
 
@@ -526,6 +527,34 @@ def test_the_card_tells_what_was_measured_of_these_weights_only(tmp_path):
     assert pretrained.load(out).config["provenance"]["results"] == {
         f"{TASK} (3 steps)": {"mean_final_loss": round(np.mean(final), 5), "runs": 2, "first_seed": 4}
     }
+
+
+def test_a_full_disk_leaves_the_exported_weights_that_were_there(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    run, out = str(tmp_path / "run"), str(tmp_path / "weights")
+    old = save_checkpoint(run, 100, 0.25)
+    export.export(run, out)
+    new = save_checkpoint(run, 200, 0.2, seed=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="What was there before is whole"):
+            export.export(run, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    tf.nest.map_structure(np.testing.assert_array_equal, pretrained.load(out).network, old)
+    export.export(run, out)
+    tf.nest.map_structure(np.testing.assert_array_equal, pretrained.load(out).network, new)
+
+
+def test_a_checkpoint_of_an_interrupt_is_exported_by_its_number_only(tmp_path):
+    save_checkpoint(tmp_path, 100, 0.5)
+    save_checkpoint(tmp_path, 150, 0.4)
+    saved = checkpoint.load(checkpoint.path_of(str(tmp_path), 150))
+    saved.record["interrupted"] = True
+    checkpoint.save(str(tmp_path), saved)
+    assert export.best_checkpoint(str(tmp_path)).record["iteration"] == 100
+    assert export.best_checkpoint(str(tmp_path), 150).record["iteration"] == 150
 
 
 def test_the_export_command_says_what_it_wrote_or_what_is_wrong(tmp_path, capsys):

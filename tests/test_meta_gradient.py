@@ -10,7 +10,7 @@ from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture
 from rnnprop_tf.rule import DMRule, RNNpropRule
 from trainer import datasets, meta_gradient, unroll
-from trainer.meta_gradient import Objective
+from trainer.meta_gradient import Objective, PeriodStart
 from trainer.problems.convex import Convex
 from trainer.problems.mlp import MLP
 from trainer.problems.tricks import Combination, RandomScaling, Tasks
@@ -22,7 +22,7 @@ RULES = {
 }
 
 
-def period_arguments(rule_name, objective, dtype, tasks=1):
+def period_start(rule_name, objective, dtype, tasks=1):
     """What a second period starts from: the state is not zero and some coordinates have slept."""
     rule, architecture = RULES[rule_name]
     mlp = MLP(datasets.load("digits"), hidden=(4,), batch_size=8)
@@ -30,14 +30,15 @@ def period_arguments(rule_name, objective, dtype, tasks=1):
     problem = Tasks(problem, tasks) if tasks > 1 else problem
     network = coordinatewise.initial_weights(architecture, 3)
     seed = tf.constant([5, 6])
-    batches = problem.batches(seed, tf.constant(0), 3 + objective.batches)
-    network, draw = tf.nest.map_structure(lambda x: tf.cast(x, dtype), (network, problem.draw(seed)))
+    seeds = tf.random.split(seed, tasks) if tasks > 1 else seed
+    batches = problem.batches(seeds, tf.constant(0), 3 + objective.batches)
+    network, draw = tf.nest.map_structure(lambda x: tf.cast(x, dtype), (network, problem.draw(seeds)))
     cast = lambda b: tf.cast(b, dtype) if b.dtype.is_floating else b  # noqa: E731
     batches = tf.nest.map_structure(cast, batches)
     carry = unroll.start(rule, network, draw.params)
     carry, _ = unroll.unroll(problem, rule, network, ALPHA, carry, draw.constants, batches, 3)
     rest = tf.nest.map_structure(lambda b: b[3:], batches)
-    return problem, rule, network, ALPHA, objective, carry, draw.constants, rest
+    return PeriodStart(problem, rule, network, ALPHA, objective, carry, draw.constants, rest)
 
 
 def flat(gradient):
@@ -56,9 +57,9 @@ OBJECTIVES = [
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_replaying_every_coordinate_is_the_exact_gradient(rule_name, objective, tasks):
-    arguments = period_arguments(rule_name, objective, tf.float64, tasks)
-    truth = meta_gradient.taped(*arguments)
-    replay = meta_gradient.replayed(*arguments, sample=None, seed=tf.constant([0, 0]))
+    start = period_start(rule_name, objective, tf.float64, tasks)
+    truth = meta_gradient.taped(start)
+    replay = meta_gradient.replayed(start, sample=None, seed=tf.constant([0, 0]))
     assert np.abs(flat(truth.gradient)).max() > 1e-6
     np.testing.assert_allclose(flat(replay.gradient), flat(truth.gradient), rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(replay.losses, truth.losses, rtol=1e-12)
@@ -68,20 +69,20 @@ def test_replaying_every_coordinate_is_the_exact_gradient(rule_name, objective, 
 
 @pytest.mark.parametrize("objective", OBJECTIVES[:2], ids=str)
 def test_exact_in_float32_too(objective):
-    arguments = period_arguments("rnnprop", objective, tf.float32)
-    truth = flat(meta_gradient.taped(*arguments).gradient)
-    replay = flat(meta_gradient.replayed(*arguments, sample=None, seed=tf.constant([0, 0])).gradient)
+    start = period_start("rnnprop", objective, tf.float32)
+    truth = flat(meta_gradient.taped(start).gradient)
+    replay = flat(meta_gradient.replayed(start, sample=None, seed=tf.constant([0, 0])).gradient)
     assert np.linalg.norm(replay - truth) < 1e-5 * np.linalg.norm(truth)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES[:2], ids=str)
 def test_a_sample_of_coordinates_is_unbiased(objective):
-    arguments = period_arguments("rnnprop", objective, tf.float64)
-    truth = flat(meta_gradient.taped(*arguments).gradient)
+    start = period_start("rnnprop", objective, tf.float64)
+    truth = flat(meta_gradient.taped(start).gradient)
 
     @tf.function
     def estimate(seed):
-        return meta_gradient.replayed(*arguments, sample=20, seed=seed).gradient
+        return meta_gradient.replayed(start, sample=20, seed=seed).gradient
 
     draws = np.stack([flat(estimate(tf.constant([k, 7]))) for k in range(400)])
     error = draws.mean(0) - truth
@@ -120,6 +121,6 @@ def test_an_impossible_objective_is_refused(settings, message):
 
 def test_the_objectives_differ():
     values = [
-        float(meta_gradient.taped(*period_arguments("rnnprop", o, tf.float64)).objective) for o in OBJECTIVES
+        float(meta_gradient.taped(period_start("rnnprop", o, tf.float64)).objective) for o in OBJECTIVES
     ]
     assert all(abs(a - b) > 1e-9 for a, b in itertools.combinations(values, 2))

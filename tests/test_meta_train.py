@@ -2,11 +2,15 @@
 
 import dataclasses
 import functools
+import itertools
 import os
+import random
 import re
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from unittest import mock
 
@@ -15,7 +19,8 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from trainer import checkpoint, files, meta_gradient, meta_train, train
+from trainer import checkpoint, export, files, meta_gradient, meta_train, train
+from trainer.checkpoint import Checkpoint
 from trainer.config import PRESETS, MetaTrainConfig, preset
 from trainer.meta_train import MetaTrainer
 from trainer.problems.tricks import Combination, RandomScaling, Tasks
@@ -127,8 +132,8 @@ def test_the_tricks_are_those_of_the_config():
         (RandomScaling, 1.0),
     ]
     plain = dataclasses.replace(TINY, scaling=0.0, convex_dimension=0)
-    assert meta_train.problem_of(plain, None).size == problem.size - 3
-    many = meta_train.problem_of(dataclasses.replace(TINY, tasks=3), None)
+    assert meta_train.problem_of(plain, None, 1).size == problem.size - 3
+    many = meta_train.problem_of(TINY, None, 3)
     assert isinstance(many, Tasks)
     assert many.size == 3 * problem.size
 
@@ -235,8 +240,8 @@ def test_a_meta_gradient_whose_square_overflows_is_skipped_too(clipnorm):
     before = tensors(trainer)
     taped = meta_gradient.taped
 
-    def huge(*arguments):
-        period = taped(*arguments)
+    def huge(start):
+        period = taped(start)
         return period._replace(gradient=tf.nest.map_structure(lambda g: 0.0 * g + 1e20, period.gradient))
 
     with mock.patch.object(meta_gradient, "taped", huge):
@@ -329,9 +334,144 @@ def test_a_folder_that_cannot_be_written_is_named():
         meta_train.train(TINY, "/dev/null/run")
 
 
-def test_resuming_nothing_starts_anew(tmp_path):
-    meta_train.train(dataclasses.replace(TINY, iterations=1), str(tmp_path / "new"), resume=True)
-    assert checkpoint.iterations(str(tmp_path / "new")) == [1]
+def test_a_finished_run_is_extended_to_more_iterations(tmp_path):
+    folder = str(tmp_path)
+    meta_train.train(dataclasses.replace(TINY, iterations=3), folder)
+    meta_train.train(TINY, folder, resume=True)
+    assert checkpoint.iterations(folder) == [2, 3, 4, 5]
+    saved = checkpoint.load(checkpoint.path_of(folder, 5))
+    _, expected, record = uninterrupted()
+    assert_same(dict(saved.tensors), expected)
+    assert saved.record == record
+    with pytest.raises(ValueError, match=r"another config: iterations was 5, is 4. Give the same settings"):
+        meta_train.train(dataclasses.replace(TINY, iterations=4), folder, resume=True)
+
+
+def test_a_run_whose_learning_rate_ends_with_it_cannot_be_extended(tmp_path):
+    decaying = dataclasses.replace(TINY, cosine_decay=True)
+    checkpoint.save(str(tmp_path), MetaTrainer(decaying).checkpoint())
+    message = (
+        "iterations: expected 5, as the cosine decay of this run's learning rate ended there. Received: 6"
+    )
+    with pytest.raises(ValueError, match=message):
+        meta_train.train(dataclasses.replace(decaying, iterations=6), str(tmp_path), resume=True)
+
+
+def interrupted_by(*signals):
+    """Has them arrive in the third episode; trainers are the compiled ones."""
+    episode = MetaTrainer.train_episode
+
+    def train_episode(trainer):
+        if trainer.iteration == 2:
+            for number in signals:
+                signal.raise_signal(number)
+        return episode(trainer)
+
+    return mock.patch.multiple(meta_train, MetaTrainer=lambda config, *_: fresh(config)), mock.patch.object(
+        MetaTrainer, "train_episode", train_episode
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_loses_nothing_and_leaves_no_trace(tmp_path, number):
+    """The run goes on from between two checkpoints to the same bytes; the best one is chosen as ever."""
+    config = dataclasses.replace(TINY, checkpoint_every=5, select="validation")
+    folder, before = str(tmp_path), signal.getsignal(number)
+    with mock.patch.object(MetaTrainer, "validation_loss", lambda trainer: float(trainer.iteration)):
+        trainers, episodes = interrupted_by(number)
+        with (
+            trainers,
+            episodes,
+            pytest.raises(KeyboardInterrupt, match="Interrupted after 3 episodes; a check"),
+        ):
+            meta_train.train(config, folder)
+        assert signal.getsignal(number) == before
+        assert checkpoint.iterations(folder) == [3]
+        with pytest.raises(ValueError, match=r"No checkpoint in .* Name a checkpoint with --iteration"):
+            export.best_checkpoint(folder)
+        with trainers:
+            meta_train.train(config, folder, resume=True)
+    assert checkpoint.iterations(folder) == [3, 5]
+    saved = checkpoint.load(checkpoint.path_of(folder, 5))
+    _, expected, record = uninterrupted()
+    assert_same(dict(saved.tensors), expected)
+    assert saved.record == record | {"config": config.as_dict(), "validation_loss": 5.0}
+    assert export.best_checkpoint(folder).record["iteration"] == 5
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    trainers, episodes = interrupted_by(signal.SIGINT, signal.SIGINT)
+    with trainers, episodes, pytest.raises(KeyboardInterrupt) as stop:
+        meta_train.train(TINY, str(tmp_path))
+    assert str(stop.value) == ""
+    assert checkpoint.iterations(str(tmp_path)) == [2]
+
+
+def test_a_thread_trains_without_handlers(tmp_path):
+    """Python sets signal handlers in the main thread only."""
+    with interrupted_by()[0]:
+        thread = threading.Thread(target=meta_train.train, args=(TINY, str(tmp_path)))
+        thread.start()
+        thread.join()
+    assert checkpoint.iterations(str(tmp_path)) == [2, 4, 5]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_to_go_on_from(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    folder = str(tmp_path)
+    save = checkpoint.save
+
+    def save_to_full_disk(folder, state):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if state.record["iteration"] == 4 else soft, hard))
+        try:
+            save(folder, state)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    trainers, _ = interrupted_by()
+    with trainers:
+        with mock.patch.object(checkpoint, "save", save_to_full_disk), pytest.raises(OSError, match="annot"):
+            meta_train.train(TINY, folder)
+        assert [name for name in os.listdir(folder) if not name.startswith("events")] == [
+            "checkpoint-00000002.safetensors"
+        ]
+        meta_train.train(TINY, folder, resume=True)
+    assert_same(dict(checkpoint.load(checkpoint.path_of(folder, 5)).tensors), uninterrupted()[1])
+
+
+def test_kill_9_during_a_checkpoint_leaves_whole_ones(tmp_path):
+    folder, rng = str(tmp_path), random.Random(8)
+    state = fresh(TINY).checkpoint()
+    there = set()
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            try:
+                for k in itertools.count(1):
+                    checkpoint.save(folder, Checkpoint(state.tensors, state.record | {"iteration": k % 50}))
+            finally:
+                os._exit(1)
+        time.sleep(rng.uniform(0.01, 0.1))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for k in checkpoint.iterations(folder):
+            saved = checkpoint.load(checkpoint.path_of(folder, k))
+            assert saved.record["iteration"] == k
+            assert_same(dict(saved.tensors), dict(state.tensors))
+            there.add(k)
+    assert len(there) > 3
+
+
+def test_the_progress_bar_shows_an_average_once_there_is_one(tmp_path, capsys):
+    trainers, _ = interrupted_by()
+    with trainers, mock.patch.object(meta_train, "AVERAGED_ITERATIONS", 15):
+        meta_train.train(dataclasses.replace(TINY, iterations=21), str(tmp_path))
+    shown = capsys.readouterr().err
+    before, after = shown.split("average=", 1)
+    assert "10/21" in before
+    assert "None" not in shown
+    assert re.match(r"\d\.\d{3}", after)
 
 
 @pytest.mark.parametrize("kept", [0, 7, 100, 5_000, -1])
@@ -430,24 +570,42 @@ def test_every_setting_is_a_flag(parse):
         assert field.metadata["help"] in flags.FLAGS[field.name].help
 
 
-def test_a_wrong_flag_is_one_clear_line(parse, tmp_path):
-    """No traceback, no list of all flags."""
-    parse("--preset=demo", f"--run_dir={tmp_path}")
-    flags.FLAGS["steps"].value = 7
+def run_main(error=None):
     with (
         mock.patch("tensorflow.config.experimental.enable_op_determinism"),
-        pytest.raises(SystemExit) as stop,
+        mock.patch.object(meta_train, "train", side_effect=error),
     ):
         train.main(["train"])
-    assert stop.value.code == "steps: expected a multiple of the period, 20. Received: 7"
-    assert os.listdir(tmp_path) == []
 
 
-def test_an_interrupt_is_one_clear_line(parse):
+def test_resuming_nothing_says_that_it_starts(parse, tmp_path, capsys):
+    """A scheduler gives the same command at the first start and after each interruption."""
+    parse("--preset=demo", f"--run_dir={tmp_path}", "--resume")
+    run_main()
+    assert capsys.readouterr().err == f"No checkpoint in {tmp_path} yet: a new run starts.\n"
+    checkpoint.save(str(tmp_path), fresh(TINY).checkpoint())
+    run_main()
+    assert capsys.readouterr().err == ""
+
+
+GONE = "at CollectiveReduceV2\nCollective ops is aborted by: The following tasks are unhealthy\nand more"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt(), r"Interrupted. .* are lost; --resume goes on from there\.$"),
+        (KeyboardInterrupt("Interrupted after 3"), "Interrupted after 3$"),
+        (
+            tf.errors.AbortedError(None, None, GONE),
+            r"Another worker is gone .* again, with --resume\. \(The following tasks are unhealthy\)$",
+        ),
+        (tf.errors.UnavailableError(None, None, ""), r"Another worker is gone .* \(\)$"),
+    ],
+    ids=["at once", "saved", "worker gone", "no reason"],
+)
+def test_an_end_before_the_end_is_one_clear_line(parse, error, message):
     parse("--preset=demo")
-    with (
-        mock.patch("tensorflow.config.experimental.enable_op_determinism"),
-        mock.patch.object(meta_train, "train", side_effect=KeyboardInterrupt),
-        pytest.raises(SystemExit, match=r"Interrupted. .* --resume goes on from there"),
-    ):
-        train.main(["train"])
+    with pytest.raises(SystemExit, match=message) as stop:
+        run_main(error)
+    assert "\n" not in stop.value.code

@@ -1,11 +1,6 @@
 """The Keras classes run the pure rule: on every kind of variable and step, and on nothing else."""
 
 import math
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,7 +8,6 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
-import rnnprop_tf
 from rnnprop_tf import DMOptimizer, RNNprop, compute
 from rnnprop_tf.network import Architecture, Dense, LSTMLayer, Network, initial_weights
 from rnnprop_tf.rule import DMRule, RNNpropRule
@@ -674,96 +668,6 @@ def test_unknown_variable_is_refused():
     optimizer.build([keras.Variable([1.0])])
     with pytest.raises(ValueError, match="Unknown variable"):
         optimizer.apply([tf.ones(1)], [keras.Variable([1.0])])
-
-
-# Several devices
-
-
-def run_python(script):
-    """Runs a script in a fresh process that can import the package."""
-    root = str(Path(rnnprop_tf.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-
-
-def test_two_replicas_equal_one_device_and_each_other():
-    run_python(
-        """
-        import keras, numpy as np, tensorflow as tf
-        from rnnprop_tf import RNNprop
-        from rnnprop_tf.network import Architecture, initial_weights
-
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        network = tf.nest.map_structure(lambda w: 3 * w, initial_weights(Architecture(2, (4,), (5, 3)), 0))
-        x = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
-        y = x.sum(axis=1, keepdims=True)
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-        def make():
-            keras.utils.set_random_seed(0)
-            hidden = keras.layers.Dense(4, "tanh")
-            model = keras.Sequential([keras.Input((3,)), hidden, keras.layers.Dense(1)])
-            model.compile(RNNprop(network, 0.05, weight_decay=0.01, clipvalue=100.0), "mse")
-            return model
-
-        def values(model):
-            return [v.numpy() for v in (*model.weights, *model.optimizer.variables[4:])]
-
-        def check_replicas(variables):
-            for v in variables:
-                first, second = (replica.numpy() for replica in v.value.values)
-                np.testing.assert_array_equal(first, second, err_msg=v.path)
-
-        def counts(optimizer):
-            return tuple(v.numpy() for v in (optimizer.iterations, *optimizer.variables[2:4]))
-
-        # fit
-        single = make()
-        with strategy.scope():
-            double = make()
-        for model in (single, double):
-            model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-        for one, two in zip(values(single), values(double), strict=True):
-            np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)
-        check_replicas([*double.weights, *double.optimizer.variables])
-        assert counts(double.optimizer) == (6, 6, 0), counts(double.optimizer)
-
-        # An infinity on one replica only.
-        before = values(double)
-        bad = x[:8].copy()
-        bad[-1] = np.inf
-        double.fit(bad, y[:8], batch_size=8, verbose=0)
-        for old, new in zip(before, values(double), strict=True):
-            np.testing.assert_array_equal(old, new)
-        check_replicas([*double.weights, *double.optimizer.variables])
-        assert counts(double.optimizer) == (7, 6, 1), counts(double.optimizer)
-
-        # A loop of one's own, built on its first, traced step.
-        with strategy.scope():
-            double = make()
-
-        @tf.function
-        def train(x, y):
-            def replica(x, y):
-                with tf.GradientTape() as tape:
-                    loss = tf.reduce_mean((double(x) - y) ** 2) / 2
-                gradients = tape.gradient(loss, double.trainable_variables)
-                double.optimizer.apply(gradients, double.trainable_variables)
-            strategy.run(replica, args=(x, y))
-
-        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
-        for _ in range(2):
-            for batch in strategy.experimental_distribute_dataset(data):
-                train(*batch)
-        for one, two in zip(values(single), values(double), strict=True):
-            np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)
-        check_replicas([*double.weights, *double.optimizer.variables])
-        """
-    )
 
 
 def test_a_finite_gradient_whose_square_is_not_is_skipped_too():

@@ -392,11 +392,12 @@ def test_tasks_are_so_many_single_ones(name):
     single = PROBLEMS[name]()
     tasks = Tasks(single, 3)
     assert (tasks.tasks, tasks.size) == (3, 3 * single.size)
-    params, constants, batch = start_and_batch(tasks)
-    losses, gradient = loss_and_gradient(tasks, params, constants, batch)
+    seeds = tf.random.split(SEED, 3)
+    draw = tasks.draw(seeds)
+    params = draw.params + 0.3 * tf.random.stateless_normal([tasks.size], SEED)  # no bias is special
+    losses, gradient = loss_and_gradient(tasks, params, draw.constants, first_batch(tasks, seeds))
     assert losses.shape == (3,)
-    draw = tasks.draw(SEED)
-    for k, seed in enumerate(split_seed(SEED, 3)):
+    for k, seed in enumerate(tf.unstack(seeds)):
         own = params[k * single.size : (k + 1) * single.size]
         own_draw = single.draw(seed)
         np.testing.assert_array_equal(draw.params[k * single.size : (k + 1) * single.size], own_draw.params)

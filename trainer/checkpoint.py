@@ -27,7 +27,7 @@ class Checkpoint(NamedTuple):
     tensors: Mapping[str, np.ndarray]
     """`network.NAME`: the weights; `outer.K`: the outer optimizer's variables in their order."""
     record: dict[str, Any]
-    """JSON: "iteration", "config", running averages and counts."""
+    """JSON: "iteration", "config", running averages and counts; "interrupted" if it was not yet due."""
 
 
 def path_of(folder: str, iteration: int) -> str:
@@ -37,8 +37,12 @@ def path_of(folder: str, iteration: int) -> str:
 
 def save(folder: str, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint of its iteration, whole or not at all."""
-    content = safetensors.numpy.save(dict(checkpoint.tensors), {"record": json.dumps(checkpoint.record)})
-    files.write_atomically(path_of(folder, checkpoint.record["iteration"]), content)
+    files.write_atomically(path_of(folder, checkpoint.record["iteration"]), to_bytes(checkpoint))
+
+
+def to_bytes(checkpoint: Checkpoint) -> bytes:
+    """The content of its file; equal checkpoints have equal bytes."""
+    return safetensors.numpy.save(dict(checkpoint.tensors), {"record": json.dumps(checkpoint.record)})
 
 
 def load(path: str) -> Checkpoint:

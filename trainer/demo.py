@@ -15,10 +15,10 @@ import keras
 import matplotlib as mpl
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from rnnprop_tf import RNNprop, list_pretrained
-from trainer import datasets, export, meta_train
+from trainer import commands, datasets, export, meta_train
 from trainer.config import MetaTrainConfig, preset
 
 mpl.use("Agg")
@@ -140,14 +140,14 @@ The loss curves are in {folder}/losses.png, the weights in {folder}/weights. Wha
 FLAGS = flags.FLAGS
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+def main(_: list[str]) -> None:
     folder = os.path.expanduser(FLAGS.folder)
     try:
         run(preset("demo"), folder, FLAGS.epochs, range(FLAGS.runs))
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
+    except KeyboardInterrupt as interrupt:
+        raise SystemExit(str(interrupt) or "Interrupted. `make demo` goes on.") from None
     print(NEXT.format(folder=folder))
 
 
@@ -155,4 +155,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("folder", "runs/demo", "where the run, the weights and the picture go")
     flags.DEFINE_integer("epochs", 20, "epochs of each fit", lower_bound=1)
     flags.DEFINE_integer("runs", 3, "fits of each optimizer, with seeds 0, 1, ...", lower_bound=1)
-    app.run(main)
+    commands.run(main)

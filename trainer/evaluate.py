@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from rnnprop_tf import pretrained
+from trainer import commands
 from trainer.evaluation import baselines
 from trainer.evaluation.compute import Evaluation, entrant
 from trainer.evaluation.results import TUNING_SEED, Results
@@ -24,9 +25,7 @@ from trainer.problems import catalog
 FLAGS = flags.FLAGS
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+def main(_: list[str]) -> None:
     try:
         entrants = [entrant(os.path.expanduser(text)) for text in FLAGS.optimizers]
         names = list(catalog.PAPER_TASKS) if FLAGS.tasks == ["paper"] else FLAGS.tasks
@@ -66,4 +65,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("steps", None, "steps a run; the task's own by default", lower_bound=1)
     flags.DEFINE_string("out", None, "folder for the runs, a folder for each task", required=True)
     flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
-    app.run(main)
+    commands.run(main)

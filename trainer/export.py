@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
-from trainer import checkpoint
+from trainer import checkpoint, commands
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
 from trainer.evaluation.results import Results, Row, short_digest
@@ -43,7 +43,9 @@ def best_checkpoint(folder: str, iteration: int | None = None) -> Checkpoint:
     saved = [checkpoint.load(checkpoint.path_of(folder, k)) for k in there]
     by_validation = saved[0].record["config"]["select"] == "validation"
     criterion = "validation_loss" if by_validation else "average_loss"
-    rated = [s for s in saved if s.record[criterion] is not None and math.isfinite(s.record[criterion])]
+    # Those written at an interrupt are left out: a run that was resumed chooses as one that never stopped.
+    due = [s for s in saved if not s.record.get("interrupted")]
+    rated = [s for s in due if s.record[criterion] is not None and math.isfinite(s.record[criterion])]
     if not rated:
         raise ValueError(
             f"No checkpoint in {folder} has a finite {criterion}; the moving average takes 100 iterations. "
@@ -112,9 +114,7 @@ def _measured(rows: Sequence[Row], digest: str) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+def main(_: list[str]) -> None:
     run_dir, out, results = (
         path and os.path.expanduser(path) for path in (FLAGS.run_dir, FLAGS.out, FLAGS.results)
     )
@@ -132,4 +132,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("iteration", None, "checkpoint to take; by default the best by the run's criterion")
     flags.DEFINE_string("results", None, "folder of trainer.evaluate whose results go onto the card")
     flags.DEFINE_string("recipe", "", "how the weights were made, in words, for the card")
-    app.run(main)
+    commands.run(main)

@@ -58,6 +58,26 @@ class Objective:
         return self.steps + self.last_batches
 
 
+class PeriodStart(NamedTuple):
+    """What one period is made of."""
+
+    problem: Problem
+    rule: Rule
+    """How gradients become directions."""
+    network: Network
+    """The rule's weights."""
+    alpha: float
+    """The learning rate."""
+    objective: Objective
+    """What is to become small."""
+    carry: Carry
+    """What the period starts from; a constant, which is what truncates."""
+    constants: Any
+    """The episode's, from the problem's draw."""
+    batches: Any
+    """`objective.batches` of the problem's."""
+
+
 class Period(NamedTuple):
     """What one period gave."""
 
@@ -71,28 +91,9 @@ class Period(NamedTuple):
     """[T + 1] or [T + 1, tasks]: f(theta_0) ... f(theta_T)."""
 
 
-def taped(
-    problem: Problem,
-    rule: Rule,
-    network: Network,
-    alpha: float,
-    objective: Objective,
-    carry: Carry,
-    constants: Any,
-    batches: Any,
-) -> Period:
-    """The meta-gradient by a tape over the unroll, the reference.
-
-    Args:
-        problem: the optimizee.
-        rule: how gradients become directions.
-        network: the rule's weights.
-        alpha: the learning rate.
-        objective: what is to become small.
-        carry: what the period starts from; a constant, which is what truncates.
-        constants: the episode's, from the problem's draw.
-        batches: `objective.batches` of the problem's.
-    """
+def taped(start: PeriodStart) -> Period:
+    """The meta-gradient by a tape over the unroll, the reference."""
+    problem, rule, network, alpha, objective, carry, constants, batches = start
     losses = []
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(network)
@@ -107,34 +108,16 @@ def taped(
     return Period(carry, value, tape.gradient(value, network), tf.stack(losses))
 
 
-def replayed(
-    problem: Problem,
-    rule: Rule,
-    network: Network,
-    alpha: float,
-    objective: Objective,
-    carry: Carry,
-    constants: Any,
-    batches: Any,
-    sample: int | None,
-    seed: tf.Tensor,
-) -> Period:
+def replayed(start: PeriodStart, sample: int | None, seed: tf.Tensor) -> Period:
     """The meta-gradient by replaying what the network saw, exact or on a sample of coordinates.
 
     Args:
-        problem: the optimizee.
-        rule: how gradients become directions.
-        network: the rule's weights.
-        alpha: the learning rate.
-        objective: what is to become small.
-        carry: what the period starts from.
-        constants: the episode's, from the problem's draw.
-        batches: `objective.batches` of the problem's.
+        start: the period's.
         sample: K, how many coordinates are replayed, drawn with replacement so that the result is unbiased;
-        None
-            replays each of the N once, which is exact.
+            None replays each of the N once, which is exact.
         seed: [2], for the draw.
     """
+    problem, rule, network, alpha, objective, carry, constants, batches = start
     first_lstm = carry.state.lstm
 
     # Two programs, as the search for the sample between them is slow in XLA.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,12 +15,13 @@ from tqdm import tqdm
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
-from trainer import checkpoint, files, meta_gradient, unroll
+from trainer import checkpoint, distribution, files, interrupts, meta_gradient, unroll
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
 from trainer.evaluation import curves
+from trainer.meta_gradient import PeriodStart
 from trainer.problems import catalog
-from trainer.problems.base import Problem
+from trainer.problems.base import Problem, Seed, unpack
 from trainer.problems.convex import Convex
 from trainer.problems.tricks import Combination, RandomScaling, Tasks
 
@@ -36,13 +39,13 @@ def rule_of(config: MetaTrainConfig) -> tuple[Rule, Architecture]:
     return RNNpropRule(), Architecture()
 
 
-def problem_of(config: MetaTrainConfig, data_dir: str | None) -> Problem:
-    """The optimizee with the tricks that the config asks for."""
+def problem_of(config: MetaTrainConfig, data_dir: str | None, tasks: int) -> Problem:
+    """The optimizee with the tricks that the config asks for, so many times."""
     problem = _scaled(catalog.task(config.task).build(data_dir), config.scaling)
     if config.convex_dimension:
         convex = _scaled(Convex(config.convex_dimension), config.convex_scaling)
         problem = Combination(problem, convex)
-    return Tasks(problem, config.tasks) if config.tasks > 1 else problem
+    return Tasks(problem, tasks) if tasks > 1 else problem
 
 
 def _scaled(problem: Problem, log_range: float) -> Problem:
@@ -56,10 +59,26 @@ class MetaTrainer:
     iterations is the weights, the outer optimizer's variables and a few numbers.
     """
 
-    def __init__(self, config: MetaTrainConfig, data_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        config: MetaTrainConfig,
+        data_dir: str | None = None,
+        strategy: tf.distribute.Strategy | None = None,
+    ) -> None:
+        """
+        Args:
+            config: the run.
+            data_dir: TFDS's folder, its default where None.
+            strategy: its replicas share the config's tasks; TensorFlow's default, one replica, where None.
+
+        Raises:
+            ValueError: the replicas do not divide the tasks.
+        """
         self.config = config
+        self.strategy = strategy or tf.distribute.get_strategy()
         self.rule, self.architecture = rule_of(config)
-        self.problem = problem_of(config, data_dir)
+        share = distribution.tasks_per_replica(self.strategy, config.tasks)
+        self.problem = problem_of(config, data_dir, share)  # one replica's part
         self.iteration = 0
         self.skipped_updates = 0
         self.block_losses: list[float] = []
@@ -94,24 +113,21 @@ class MetaTrainer:
         return loss
 
     def _begin_episode(self, iteration: tf.Tensor) -> tuple[unroll.Carry, Any]:
-        draw = self.problem.draw(tf.random.fold_in(self._seed, iteration))
+        return self.strategy.run(self._begin_share, (iteration,))
+
+    def _begin_share(self, iteration: tf.Tensor) -> tuple[unroll.Carry, Any]:
+        draw = self.problem.draw(self._seed_of_share(tf.random.fold_in(self._seed, iteration)))
         return unroll.start(self.rule, self.network, draw.params), draw.constants
 
     def _train_period(
         self, iteration: tf.Tensor, period: tf.Tensor, carry: unroll.Carry, constants: Any
     ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
-        config = self.config
-        first = tf.cast(iteration, tf.int64) * config.steps + tf.cast(period, tf.int64) * config.period
-        batches = self.problem.batches(self._seed, first, config.objective.batches)
+        """One outer update. Carry and constants are the replicas'; what they find out is averaged here."""
         network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
-        common = (self.problem, self.rule, network, config.alpha, config.objective, carry, constants, batches)
-        if config.plain_tape:
-            result = meta_gradient.taped(*common)
-        else:
-            sample = None if config.sample == 1 else math.ceil(config.sample * self.problem.size)
-            seed = tf.random.fold_in(tf.random.fold_in(self._seed, iteration), period + 1)
-            result = meta_gradient.replayed(*common, sample, seed)
-        gradients = tf.nest.flatten(result.gradient)
+        shares = self.strategy.run(self._period_of_share, (iteration, period, network, carry, constants))
+        carry, *found = shares
+        objective, flat = (self.strategy.reduce("MEAN", value, axis=None) for value in found)
+        gradients = unpack(flat, tuple(tuple(weight.shape) for weight in self._weights))
         # The norm, as finite numbers whose squares overflow would leave a NaN behind in Adam and in clipping.
         finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
 
@@ -120,7 +136,37 @@ class MetaTrainer:
             return finite
 
         tf.cond(finite, update, lambda: finite)
-        return result.carry, result.objective, finite
+        return carry, objective, finite
+
+    def _period_of_share(
+        self, iteration: tf.Tensor, period: tf.Tensor, network: Network, carry: unroll.Carry, constants: Any
+    ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
+        """One replica's part of an outer update: carry, objective and gradient, the latter one vector."""
+        config = self.config
+        first = tf.cast(iteration, tf.int64) * config.steps + tf.cast(period, tf.int64) * config.period
+        batches = self.problem.batches(self._seed_of_share(self._seed), first, config.objective.batches)
+        start = PeriodStart(
+            self.problem, self.rule, network, config.alpha, config.objective, carry, constants, batches
+        )
+        if config.plain_tape:
+            result = meta_gradient.taped(start)
+        else:
+            sample = None if config.sample == 1 else math.ceil(config.sample * self.problem.size)
+            # 1, 2, ... on the first replica, and so on: each has samples of its own.
+            count = distribution.replica_id() * (config.steps // config.period) + period + 1
+            seed = tf.random.fold_in(tf.random.fold_in(self._seed, iteration), count)
+            result = meta_gradient.replayed(start, sample, seed)
+        flat = tf.concat([tf.reshape(g, [-1]) for g in tf.nest.flatten(result.gradient)], axis=0)
+        return result.carry, result.objective, flat
+
+    def _seed_of_share(self, seed: Seed) -> Seed:
+        """The seeds of this replica's tasks, the same whichever replica has them."""
+        if self.config.tasks == 1:
+            return seed
+        tasks = self.problem.tasks
+        own = distribution.replica_id() * tasks + tf.range(tasks)
+        seeds = tf.gather(tf.random.split(seed, self.config.tasks), own)
+        return seeds if tasks > 1 else seeds[0]
 
     def _average(self, loss: float) -> None:
         """Takes a loss into the moving average, where one that is not finite would stay forever."""
@@ -158,19 +204,13 @@ class MetaTrainer:
         return Checkpoint(tensors, record)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Goes on from a checkpoint of the same config.
+        """Goes on from a checkpoint of the same config; only `iterations` may have grown.
 
         Raises:
             ValueError: the config is another one.
         """
         # Through the config class, so that a setting younger than the checkpoint has its default.
-        ours, theirs = self.config.as_dict(), MetaTrainConfig(**saved.record["config"]).as_dict()
-        if differing := [name for name in ours if ours[name] != theirs[name]]:
-            raise ValueError(
-                "The run to be resumed was started with another config: "
-                + "; ".join(f"{name} was {theirs[name]!r}, is {ours[name]!r}" for name in differing)
-                + ". Give the same settings, or another folder for a new run."
-            )
+        _check_continues(self.config, MetaTrainConfig(**saved.record["config"]))
         for name, variable in coordinatewise.to_tensors(self.network).items():
             variable.assign(saved.tensors[f"network.{name}"])
         for k, variable in enumerate(self._outer.variables):
@@ -189,49 +229,122 @@ def _outer_optimizer(config: MetaTrainConfig) -> keras.optimizers.Optimizer:
     return keras.optimizers.Adam(rate, global_clipnorm=config.clipnorm or None)
 
 
-def train(config: MetaTrainConfig, folder: str, data_dir: str | None = None, resume: bool = False) -> None:
+def _check_continues(config: MetaTrainConfig, saved: MetaTrainConfig) -> None:
+    """Whether a run of the saved config goes on as one of this config."""
+    ours, theirs = config.as_dict(), saved.as_dict()
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    if differing == ["iterations"] and config.iterations > saved.iterations:
+        if not config.cosine_decay:
+            return
+        raise ValueError(
+            f"iterations: expected {saved.iterations}, as the cosine decay of this run's learning rate ended "
+            f"there. Received: {config.iterations}. Name another folder for a new run."
+        )
+    if differing:
+        raise ValueError(
+            "The run to be resumed was started with another config: "
+            + "; ".join(f"{name} was {theirs[name]!r}, is {ours[name]!r}" for name in differing)
+            + ". Give the same settings (iterations may be more), or another folder for a new run."
+        )
+
+
+def train(
+    config: MetaTrainConfig,
+    folder: str,
+    data_dir: str | None = None,
+    resume: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
+) -> None:
     """Meta-trains to the config's last iteration, writing checkpoints and summaries into the folder.
+
+    SIGINT and SIGTERM, to any of the workers, end it after the episode, with a checkpoint.
 
     Args:
         config: the run.
-        folder: of the run; any path that `tf.io.gfile` opens.
+        folder: of the run; any path that `tf.io.gfile` opens. One for all workers, of whom the chief writes.
         data_dir: TFDS's folder, its default where None.
-        resume: go on from the folder's last checkpoint, bit for bit as if never stopped on the same machine.
+        resume: go on from the folder's last checkpoint, bit for bit as if never stopped on the same machine;
+            from the start if there is none.
+        strategy: its replicas share the config's tasks; TensorFlow's default, one replica, where None.
 
     Raises:
-        ValueError: the folder holds a run already and `resume` is not set, or its config is another one.
+        ValueError: the folder holds a run already and `resume` is not set, or its config is another one; or
+            the replicas do not divide the tasks; or the workers do not start alike.
         OSError: the folder cannot be read or written.
+        KeyboardInterrupt: it was interrupted; the message says after how many episodes.
     """
     saved = checkpoint.iterations(folder)
     if saved and not resume:
         raise ValueError(f"{folder} holds a run already. Resume it with --resume, or name another --run_dir.")
-    trainer = MetaTrainer(config, data_dir)
+    trainer = MetaTrainer(config, data_dir, strategy)
     if saved:
         trainer.restore(checkpoint.load(checkpoint.path_of(folder, saved[-1])))
+    meet = distribution.meeting_of(trainer.strategy)
+    _check_alike(trainer, meet)
     with files.os_errors(f"write to {folder}"):
-        writer = tf.summary.create_file_writer(folder)
-    with (
-        writer.as_default(),
-        tqdm(total=config.iterations, initial=trainer.iteration, unit="episode", dynamic_ncols=True) as bar,
-    ):
-        while trainer.iteration < config.iterations:
+        writer = _summary_writer(trainer, folder)
+    with writer.as_default(), _progress_bar(trainer) as bar, interrupts.put_off() as interrupted:
+        stop = False
+        while trainer.iteration < config.iterations and not stop:
             loss = trainer.train_episode()
             bar.update()
             if trainer.iteration % SUMMARY_EVERY == 0:
-                bar.set_postfix(
-                    loss=f"{loss:.3f}", average=trainer.average_loss, skipped=trainer.skipped_updates
-                )
-                tf.summary.scalar("loss", loss, trainer.iteration)
-                tf.summary.scalar("skipped_updates", trainer.skipped_updates, trainer.iteration)
-                if trainer.average_loss is not None:
-                    tf.summary.scalar("average_loss", trainer.average_loss, trainer.iteration)
-            if trainer.iteration % config.checkpoint_every == 0 or trainer.iteration == config.iterations:
-                _save(trainer, folder)
+                _show(trainer, loss, bar)
+            # All workers stop after the same episode.
+            stop = any(meet(interrupted()))
+            due = trainer.iteration % config.checkpoint_every == 0 or trainer.iteration == config.iterations
+            if (due or stop) and distribution.is_chief(trainer.strategy):
+                _save(trainer, folder, due)
+    if trainer.iteration < config.iterations:
+        raise KeyboardInterrupt(
+            f"Interrupted after {trainer.iteration} episodes; a checkpoint holds them. --resume goes on."
+        )
 
 
-def _save(trainer: MetaTrainer, folder: str) -> None:
+def _check_alike(trainer: MetaTrainer, meet: Callable[[int], list[int]]) -> None:
+    """Workers of other settings, or that read another folder, would silently train something else."""
+    state = trainer.checkpoint()
+    digest = zlib.crc32(checkpoint.to_bytes(state))
+    if len(set(meet(digest))) > 1:
+        raise ValueError(
+            "The workers do not start alike. Expected the same flags and the same --run_dir, seen by all of "
+            f"them. This one starts after {trainer.iteration} episodes, with {state.record['config']}."
+        )
+
+
+def _summary_writer(trainer: MetaTrainer, folder: str) -> tf.summary.SummaryWriter:
+    if not distribution.is_chief(trainer.strategy):
+        return tf.summary.create_noop_writer()
+    return tf.summary.create_file_writer(folder)
+
+
+def _progress_bar(trainer: MetaTrainer) -> tqdm:
+    return tqdm(
+        total=trainer.config.iterations,
+        initial=trainer.iteration,
+        unit="episode",
+        dynamic_ncols=True,
+        disable=not distribution.is_chief(trainer.strategy),
+    )
+
+
+def _show(trainer: MetaTrainer, loss: float, bar: tqdm) -> None:
+    """Summaries, and a few numbers beside the progress bar."""
+    postfix = {"loss": f"{loss:.3f}", "skipped": str(trainer.skipped_updates)}
+    tf.summary.scalar("loss", loss, trainer.iteration)
+    tf.summary.scalar("skipped_updates", trainer.skipped_updates, trainer.iteration)
+    if trainer.average_loss is not None:  # not before 100 iterations
+        postfix["average"] = f"{trainer.average_loss:.3f}"
+        tf.summary.scalar("average_loss", trainer.average_loss, trainer.iteration)
+    bar.set_postfix(postfix)
+
+
+def _save(trainer: MetaTrainer, folder: str, due: bool) -> None:
+    """Writes a checkpoint; one that is not due is there to go on from, and no candidate for the best."""
     tensors, record = trainer.checkpoint()
-    if trainer.config.select == "validation":
+    if not due:
+        record["interrupted"] = True
+    elif trainer.config.select == "validation":
         record["validation_loss"] = trainer.validation_loss()
         tf.summary.scalar("validation_loss", record["validation_loss"], trainer.iteration)
     checkpoint.save(folder, Checkpoint(tensors, record))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
-from trainer import meta_train
+from trainer import checkpoint, commands, distribution, meta_train
 from trainer.config import PRESETS, MetaTrainConfig, preset
 
 FLAGS = flags.FLAGS
@@ -21,7 +22,13 @@ flags.DEFINE_string(
     "run_dir", None, "folder of the run; any path that TensorFlow opens, gs:// included", required=True
 )
 flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
-flags.DEFINE_bool("resume", False, "go on from the run's last checkpoint")
+flags.DEFINE_bool("resume", False, "go on from the run's last checkpoint, or start if there is none")
+flags.DEFINE_enum(
+    "strategy",
+    "none",
+    distribution.STRATEGIES,
+    "who shares the tasks of an outer update: one device, all of this machine's, or the workers of TF_CONFIG",
+)
 
 _DEFINE: dict[Any, Callable[..., Any]] = {
     "str": flags.DEFINE_string,
@@ -41,19 +48,28 @@ def config_from_flags() -> MetaTrainConfig:
     return dataclasses.replace(recipe, **given)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+def main(_: list[str]) -> None:
     tf.config.experimental.enable_op_determinism()
+    tf.get_logger().setLevel("WARNING")  # strategies tell of each reduction
     try:
-        meta_train.train(config_from_flags(), os.path.expanduser(FLAGS.run_dir), FLAGS.data_dir, FLAGS.resume)
+        config, folder = config_from_flags(), os.path.expanduser(FLAGS.run_dir)
+        strategy = distribution.strategy_of(FLAGS.strategy)
+        if FLAGS.resume and not checkpoint.iterations(folder):
+            print(f"No checkpoint in {folder} yet: a new run starts.", file=sys.stderr)
+        meta_train.train(config, folder, FLAGS.data_dir, FLAGS.resume, strategy)
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(str(error)) from error
-    except KeyboardInterrupt:
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        reason = error.message.rpartition("Collective ops is aborted by: ")[2].partition("\n")[0]
         raise SystemExit(
-            "Interrupted. Episodes since the last checkpoint are lost; --resume goes on from there."
+            f"Another worker is gone or cannot be reached. Start all of them again, with --resume. ({reason})"
+        ) from error
+    except KeyboardInterrupt as interrupt:
+        raise SystemExit(
+            str(interrupt)
+            or "Interrupted. Episodes since the last checkpoint are lost; --resume goes on from there."
         ) from None
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import tensorflow as tf
 
 Seed: TypeAlias = tf.Tensor
-"""[2] int32, for TensorFlow's stateless random functions."""
+"""[2] int32, for TensorFlow's stateless random functions; [tasks, 2] for several tasks side by side."""
 
 INITIAL_STDDEV = 0.1
 """Every optimizee parameter starts from N(0, 0.1), 0.1 being the standard deviation (section 5)."""

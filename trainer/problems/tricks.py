@@ -73,7 +73,10 @@ class Combination(Problem):
 
 
 class Tasks(Problem):
-    """`tasks` independent episodes of one problem, optimized at once; the loss is a vector, [tasks]."""
+    """`tasks` independent episodes of one problem, optimized at once; the loss is a vector, [tasks].
+
+    `draw` and `batches` take a seed for each task, [tasks, 2].
+    """
 
     def __init__(self, problem: Problem, tasks: int) -> None:
         self._problem = problem
@@ -88,12 +91,12 @@ class Tasks(Problem):
         return self._problem.shapes * self.tasks
 
     def draw(self, seed: Seed) -> Draw:
-        draws = [self._problem.draw(part) for part in split_seed(seed, self.tasks)]
+        draws = [self._problem.draw(part) for part in tf.unstack(seed, self.tasks)]
         params, constants = tf.nest.map_structure(lambda *parts: tf.stack(parts), *map(tuple, draws))
         return Draw(tf.reshape(params, [-1]), constants)
 
     def batches(self, seed: Seed, first: tf.Tensor, count: int) -> Any:
-        streams = [self._problem.batches(part, first, count) for part in split_seed(seed, self.tasks)]
+        streams = [self._problem.batches(part, first, count) for part in tf.unstack(seed, self.tasks)]
         return tf.nest.map_structure(lambda *parts: tf.stack(parts, axis=1), *streams)
 
     def loss(self, params: tf.Tensor, constants: Any, batch: Any) -> tf.Tensor:

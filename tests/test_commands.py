@@ -1,0 +1,132 @@
+"""The commands' flags: a wrong value ends in one line that says what is allowed, before anything is done."""
+
+import os
+import runpy
+import sys
+
+import pytest
+from absl import flags
+
+TRAIN = {
+    "preset": {"mine": "one of paper-rnnprop, paper-rnnprop-no-scaling, "},
+    "run_dir": {"": "folder of the run; any path", "/dev/null/run": "Cannot write to /dev/null/run"},
+    "data_dir": {"": "TFDS's folder", "/nowhere": "The data set 'mnist' is not in /nowhere and could not be"},
+    "resume": {"maybe": "true or false"},
+    "strategy": {
+        "tpu": "one of none, mirrored, multi_worker",
+        "multi_worker": "TF_CONFIG in the environment",
+    },
+    "rule": {"adam": "one of rnnprop, dm"},
+    "task": {"mnist": "Expected one of mnist-nn-sigmoid-100, "},
+    "select": {"test": "train or validation"},
+    "loss_weights": {"first": "last or mean"},
+    **{name: {"0": "at least 1", "1.5": "an integer"} for name in ("tasks", "period", "last_batches")},
+    **{name: {"0": "at least 1", "x": "an integer"} for name in ("iterations", "checkpoint_every")},
+    "steps": {"30": "a multiple of the period, 20", "0": "at least 1", "": "an integer"},
+    "convex_dimension": {"-1": "0 or more", "few": "an integer"},
+    **{name: {"-1": "0 or more", "x": "a number"} for name in ("scaling", "convex_scaling", "clipnorm")},
+    **{name: {"0": "a positive number", "nan": "a positive number"} for name in ("alpha", "learning_rate")},
+    **{name: {"maybe": "true or false"} for name in ("log_loss", "plain_tape", "cosine_decay")},
+    "sample": {"0": "a share above 0, up to 1", "all": "a number"},
+    "seed": {"-1": "a number from 0 to 2^31 - 1", "x": "an integer"},
+}
+EXPORT = {
+    "run_dir": {"": "folder of the run", "/nowhere": "Expected the --run_dir of a run of trainer.train"},
+    "out": {"": "the weight folder to write"},
+    "iteration": {"last": "an integer"},
+    "results": {
+        "": "folder of trainer.evaluate",
+        "/nowhere": "Expected the --out folder of trainer.evaluate",
+    },
+}
+EVALUATE = {
+    "tasks": {"": "names of trainer.problems.catalog", "mnist": "Expected one of mnist-nn-sigmoid-100, "},
+    "optimizers": {
+        "": "name or folder",
+        "adm": "Expected one of",
+        "adam:fast": "a learning rate after the c",
+    },
+    **{name: {"0": "a positive integer", "x": "a positive"} for name in ("runs", "tuning_runs", "steps")},
+    "first_seed": {"-1": "an integer in the range [0, 499999]", "x": "an integer in the range"},
+    "out": {"": "folder for the runs"},
+    "data_dir": {"": "TFDS's folder"},
+}
+DEMO = {
+    "folder": {"": "where the run, the weights and the picture go"},
+    "epochs": {"0": "a positive integer"},
+    "runs": {"many": "a positive integer"},
+}
+COMMANDS = {"train": TRAIN, "export": EXPORT, "evaluate": EVALUATE, "demo": DEMO}
+NAMES = {name for table in COMMANDS.values() for name in table} | {"recipe"}  # which may be any text
+WRONG = [
+    (command, name, value, expected)
+    for command, table in COMMANDS.items()
+    for name, values in table.items()
+    for value, expected in values.items()
+]
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a command as `python -m` does, but in this process. Returns what it ends with."""
+    kept = dict(flags.FLAGS.__dict__)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr("tensorflow.config.experimental.enable_op_determinism", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+    def run(command, *arguments):
+        flags.FLAGS.__init__()  # the commands share names of flags
+        own = {name: flag for name, flag in kept["__flags"].items() if name not in NAMES}
+        flags.FLAGS.__dict__["__flags"].update(own)  # absl's
+        monkeypatch.delitem(sys.modules, f"trainer.{command}", raising=False)
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module(f"trainer.{command}", run_name="__main__")
+        return stop.value.code
+
+    yield run
+    flags.FLAGS.__dict__.update(kept)
+
+
+def required(command, *names):
+    """The flags that the command must have, but for those."""
+    there = {"run_dir": "--run_dir=run", "out": "--out=out"}
+    return [flag for name, flag in there.items() if name in COMMANDS[command] and name not in names]
+
+
+@pytest.mark.parametrize(("command", "name", "value", "expected"), WRONG)
+def test_a_wrong_value_is_one_line_that_says_what_is_allowed(run, command, name, value, expected):
+    line = run(command, *required(command, name), f"--{name}={value}")
+    assert expected in line
+    assert "\n" not in line
+    assert os.listdir(".") == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_table_has_every_flag(run, command):
+    absl_flags = set(flags.FLAGS) - NAMES
+    run(command, "--nothing")
+    ours = {name for name in set(flags.FLAGS) - absl_flags if not name.startswith("help")}
+    assert ours - {"recipe"} == set(COMMANDS[command])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--iteratons=3"],
+            "Unknown command line flag 'iteratons'. Did you mean: iterations ?. --help lists the",
+        ),
+        (["runs/mine"], "Expected flags only, as in --name=value. Received: runs/mine"),
+        (["--noresume=1"], "--noresume=1 does not take an argument. --help lists the flags."),
+    ],
+)
+def test_what_is_no_flag_is_one_line(run, arguments, line):
+    assert run("train", "--run_dir=run", *arguments).startswith(line)
+
+
+@pytest.mark.parametrize(("command", "flag"), [("train", "run_dir"), ("export", "out"), ("evaluate", "out")])
+def test_a_flag_that_must_be_there_is_named(run, command, flag):
+    line = run(command, *required(command, flag))
+    assert line.startswith(f"{flag}: expected {COMMANDS[command][flag]['']}")
+    assert line.endswith("Received: nothing")
