@@ -59,6 +59,14 @@ def test_published_weights_make_their_updates(tmp_path: Path, name: str) -> None
     np.testing.assert_allclose(keras_updates(kind, tmp_path, gradients), updates, atol=1e-4 * scale)
 
 
+def test_the_folder_s_learning_rate_is_used_unless_another_is_given(tmp_path: Path) -> None:
+    np.savez(tmp_path / "theirs.npz", **l2o_reference.made_up_weights("rnnprop"))
+    convert.convert(str(tmp_path / "theirs.npz"), str(tmp_path / "ours"))
+    for arguments, expected in (({}, 0.01), ({"learning_rate": 0.1}, 0.1)):
+        optimizer = RNNprop.from_pretrained(str(tmp_path / "ours"), **arguments)
+        assert optimizer.learning_rate.numpy() == np.float32(expected)
+
+
 def test_the_command_writes_a_folder_and_says_how_to_use_it(tmp_path: Path) -> None:
     weights = tmp_path / "theirs.npz"
     np.savez(weights, **l2o_reference.made_up_weights("dm"))
