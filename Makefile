@@ -31,7 +31,7 @@ $(STAMP): setup.py
 	  echo "Expected Python 3.11, 3.12 or 3.13, which TensorFlow 2.21 needs. Received $(PYTHON):" \
 	    "$$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[trainer,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[hub,trainer,dev]'
 	touch $@
 
 clean:

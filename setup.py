@@ -15,6 +15,8 @@ setup(
         "safetensors",
     ],
     extras_require={
+        # For `from_pretrained("hf://...")`. 1.0 is the first to tell a file's size beforehand.
+        "hub": ["huggingface_hub>=1.0,<3"],
         # For `trainer/`, which is not installed: it runs from a checkout.
         "trainer": [
             "absl-py",

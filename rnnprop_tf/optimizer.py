@@ -85,15 +85,19 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def from_pretrained(
         cls,
         name_or_path: str = pretrained.DEFAULT,
-        learning_rate: LearningRate = 0.1,
+        learning_rate: LearningRate | None = None,
         **kwargs: Any,
     ) -> Self:
         """An optimizer with meta-trained weights.
 
         Args:
-            name_or_path: One of `rnnprop_tf.list_pretrained()`, or a folder written by `save_pretrained`.
+            name_or_path: One of `rnnprop_tf.list_pretrained()`, for which no network is touched; or a folder
+                written by `save_pretrained`, as a path, as a URL that `tf.io.gfile` opens, or on the Hugging
+                Face Hub as `"hf://org/name"` or `"hf://org/name@revision"`. The hub needs
+                `pip install 'rnnprop-tf[hub]'`; what was downloaded once is found without a network.
             learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
-                arguments. Defaults to `0.1`.
+                arguments. Defaults to what the weights were meta-trained with: `0.1` for all that ship with
+                the package.
             **kwargs: Further arguments of the class. The rule's hyperparameters come with the weights, which
                 were trained for them.
 
@@ -101,8 +105,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             The optimizer.
 
         Raises:
-            ValueError: If there are no such weights, if their files are damaged, or if they belong to the
-                other class.
+            ValueError: If there are no such weights, if they cannot be fetched, if their files are damaged,
+                or if they belong to the other class.
+            ImportError: If `hf://` is asked for without `huggingface_hub`.
         """
         found = pretrained.load(name_or_path)
         if not isinstance(found.rule, cls.rule_class):
@@ -112,6 +117,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 f"{cls.rule_class.__name__}, received those of a {type(found.rule).__name__}. "
                 f"Use `{fitting.__name__}.from_pretrained({str(name_or_path)!r})`."
             )
+        if learning_rate is None:
+            learning_rate = found.learning_rate
         hyperparameters = dataclasses.asdict(found.rule)
         return cls(network=found.network, learning_rate=learning_rate, **(hyperparameters | kwargs))
 
@@ -319,7 +326,7 @@ class RNNprop(LearnedOptimizer):
             arguments. The paper's alpha: the most a coordinate moves in one step. Defaults to `0.1`.
         beta_1: A float in [0, 1), the decay of the running mean of gradients. Defaults to `0.95`.
         beta_2: A float in [0, 1), the decay of the running mean of squared gradients. Defaults to `0.95`.
-        epsilon: A positive float, added to the root of the latter. Defaults to `1e-8`.
+        epsilon: A float in (0, 1], added to the root of the latter. Defaults to `1e-8`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
             arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
@@ -357,11 +364,6 @@ class RNNprop(LearnedOptimizer):
         name: str = "rnnprop",
         **kwargs: Unpack[KerasArguments],
     ) -> None:
-        for argument, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"`{argument}` must be in [0, 1). Received: {argument}={beta}")
-        if not epsilon > 0.0:
-            raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
         rule = RNNpropRule(beta_1, beta_2, epsilon)
         super().__init__(network, rule, learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
 
@@ -378,7 +380,7 @@ class DMOptimizer(LearnedOptimizer):
         network: The learned weights, a `rnnprop_tf.network.Network`.
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
             arguments. The factor of the network's output. Defaults to `0.1`.
-        p: A positive float; gradients below `exp(-p)` count as small. Defaults to `10.0`.
+        p: A float in (0, 80]; gradients below `exp(-p)` count as small. Defaults to `10.0`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
             arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
@@ -410,8 +412,6 @@ class DMOptimizer(LearnedOptimizer):
         name: str = "dm_optimizer",
         **kwargs: Unpack[KerasArguments],
     ) -> None:
-        if not p > 0.0:
-            raise ValueError(f"`p` must be positive. Received: p={p}")
         super().__init__(network, DMRule(p), learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
 
 

@@ -40,9 +40,10 @@ import safetensors.numpy
 import tensorflow as tf
 from keras import ops
 
+from rnnprop_tf import hub
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
+from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, checked
 
 DEFAULT = "rnnprop-paper"
 """The name of the weights to use when none is asked for."""
@@ -59,19 +60,14 @@ MAX_CONFIG_BYTES = 2**20
 MAX_HEADER_BYTES = 2**16
 MAX_LAYERS = 8
 MAX_UNITS = 512
+_LARGEST = Architecture(preprocess=(MAX_UNITS,) * MAX_LAYERS, lstm=(MAX_UNITS,) * MAX_LAYERS)
+MAX_MODEL_BYTES = (
+    8 + MAX_HEADER_BYTES + 4 * sum(map(math.prod, coordinatewise.tensor_shapes(_LARGEST).values()))
+)
 
 _CONFIG_KEYS = ["format_version", "rule", "hyperparameters", "architecture", "learning_rate", "provenance"]
 _CONFIG_KEYS += ["digest", "config_digest"]
 _SHIPPED = Path(__file__).parent / "weights"
-_RANGES = {
-    "beta_1": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
-    "beta_2": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
-    "epsilon": ("in (0, 1]", lambda x: 0.0 < x <= 1.0),
-    # e^p must be finite in float32.
-    "p": ("in (0, 80]", lambda x: 0.0 < x <= 80.0),
-    "learning_rate": ("positive and finite", lambda x: 0.0 < x < math.inf),
-}
-
 
 _reprlib = reprlib.Repr()
 _reprlib.maxlist = _reprlib.maxtuple = 40
@@ -102,13 +98,14 @@ def load(name_or_path: str | os.PathLike[str]) -> Pretrained:
     Nothing is read before its size is known to be what it should be, and nothing is executed.
 
     Args:
-        name_or_path: a name from `list_pretrained`, which needs no network, or a folder written by `save`:
-            a local path or any URL that `tf.io.gfile` opens. A name wins over a folder of the same name;
-            write `"./name"` for the folder.
+        name_or_path: a name from `list_pretrained`, which needs no network; a folder written by `save`, as a
+            local path or any URL that `tf.io.gfile` opens; or an address on the Hugging Face Hub, see
+            `rnnprop_tf.hub`. A name wins over a folder of the same name; write `"./name"` for the folder.
 
     Raises:
-        ValueError: there is no such name or folder, or a file in it is missing, unreadable, damaged or of
-            another format.
+        ValueError: there is no such name, folder or repository, or a file in it is missing, unreadable,
+            damaged or of another format.
+        ImportError: an address on the hub without `huggingface_hub`.
     """
     folder = _find(name_or_path)
     # An interrupted `save` leaves the valid config in the second file. The last attempt is the one that
@@ -181,6 +178,8 @@ def _find(name_or_path: str | os.PathLike[str]) -> str:
     if name_or_path in list_pretrained():
         return str(_SHIPPED / name_or_path)
     folder = os.path.expanduser(os.fspath(name_or_path))
+    if folder.startswith(hub.PREFIX):
+        return hub.fetch(folder, {CONFIG_FILE: MAX_CONFIG_BYTES, MODEL_FILE: MAX_MODEL_BYTES})
     with _reading(folder):
         if folder and tf.io.gfile.isdir(folder):
             return folder
@@ -249,7 +248,6 @@ def _check_config(path: str, config: dict[str, Any]) -> tuple[Rule, Architecture
     name = config["rule"]
     if not isinstance(name, str) or name not in RULES:
         _refuse(path, f"rule to be one of {sorted(RULES)}", _shown(name))
-    _check_number(path, "learning_rate", config["learning_rate"])
     if not isinstance(config["provenance"], dict):
         _refuse(path, "provenance to be a JSON object", _shown(config["provenance"]))
     digest = config["digest"]
@@ -258,9 +256,11 @@ def _check_config(path: str, config: dict[str, Any]) -> tuple[Rule, Architecture
     rule_class = RULES[name]
     hyperparameters = config["hyperparameters"]
     _check_keys(path, "hyperparameters", hyperparameters, [f.name for f in dataclasses.fields(rule_class)])
-    for key, value in hyperparameters.items():
-        _check_number(path, key, value)
-    rule = rule_class(**{key: float(value) for key, value in hyperparameters.items()})
+    try:
+        checked("learning_rate", config["learning_rate"])
+        rule = rule_class(**hyperparameters)
+    except ValueError as error:
+        raise ValueError(f"Unusable weights, {path}. {error}") from None
     return rule, _check_architecture(path, config["architecture"], rule.inputs_size)
 
 
@@ -287,16 +287,6 @@ def _check_keys(path: str, what: str, value: Any, keys: list[str]) -> None:
         _refuse(path, f"{what} to be a JSON object with {sorted(keys)}", _shown(value))
     if sorted(value) != sorted(keys):
         _refuse(path, f"{what} to be exactly {sorted(keys)}", _shown(sorted(value)))
-
-
-def _check_number(path: str, key: str, value: Any) -> None:
-    description, allowed = _RANGES[key]
-    if type(value) in (int, float):
-        # In float32, where 0.99999999 is 1 and 1e-50 is 0.
-        with suppress(OverflowError), np.errstate(over="ignore", under="ignore"):
-            if allowed(np.float32(value)):
-                return
-    _refuse(path, f"{key} to be a number {description}", _shown(value))
 
 
 def _parse_tensors(path: str, model: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

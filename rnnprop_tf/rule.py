@@ -12,15 +12,51 @@ your own:
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import numbers
+import reprlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from keras import ops
 
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import LSTMState, Network, Tensor
+
+RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "beta_1": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
+    "beta_2": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
+    "epsilon": ("in (0, 1]", lambda x: 0.0 < x <= 1.0),
+    # e^p must be finite in float32.
+    "p": ("in (0, 80]", lambda x: 0.0 < x <= 80.0),
+    "learning_rate": ("positive and finite", lambda x: 0.0 < x < math.inf),
+}
+"""Which numbers each hyperparameter may be, by name: in words and as a test.
+
+For the Keras classes, the pure rules and weight folders alike. `learning_rate` is there for the folders;
+Keras checks its own, schedules included.
+"""
+
+
+def checked(name: str, value: Any) -> float:
+    """The hyperparameter as a Python float.
+
+    Raises:
+        ValueError: it is not a number in its range as float32 sees it, where 0.99999999 is 1 and 1e-50 is 0.
+    """
+    description, allowed = RANGES[name]
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with suppress(OverflowError), np.errstate(over="ignore", under="ignore"):
+            if allowed(float(np.float32(value))):
+                return float(value)
+    raise ValueError(
+        f"Expected {name} to be a number {description}, in float32. Received: {reprlib.repr(value)}."
+    )
 
 
 class RuleState(NamedTuple):
@@ -48,10 +84,19 @@ class Rule(ABC):
     A coordinate whose gradient is exactly zero sleeps for the step: its direction is zero and nothing of its
     state changes. Otherwise the network's biases would move parameters that have no gradient (unused and
     rare embedding rows, dead inputs). The paper's rule, which has no such case, differs only there.
+
+    The fields of a rule are its hyperparameters, floats.
+
+    Raises:
+        ValueError: a hyperparameter is outside of its range in `RANGES`.
     """
 
     accumulator_names: ClassVar[tuple[str, ...]]
     inputs_size: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, checked(field.name, getattr(self, field.name)))
 
     @abstractmethod
     def inputs(

@@ -14,9 +14,11 @@ ROOT = Path(__file__).parent.parent
 
 ALLOWED = {
     # What a user installs: needs tensorflow, keras, numpy and safetensors, and never `trainer`.
+    "rnnprop_tf.hub": "huggingface_hub",
     "rnnprop_tf.network": "keras numpy",
     "rnnprop_tf.rule": "keras numpy rnnprop_tf.network",
-    "rnnprop_tf.pretrained": "keras numpy safetensors tensorflow rnnprop_tf.network rnnprop_tf.rule",
+    "rnnprop_tf.pretrained": "keras numpy safetensors tensorflow rnnprop_tf.hub rnnprop_tf.network"
+    " rnnprop_tf.rule",
     "rnnprop_tf.compute": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule",
     "rnnprop_tf.optimizer": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained"
     " rnnprop_tf.compute",
@@ -79,9 +81,11 @@ ALLOWED = {
     " trainer.evaluation.summary trainer.commands",
     "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
     " trainer.meta_train trainer.evaluation.results trainer.commands",
-    "trainer.report": "absl trainer.files trainer.evaluation.claims trainer.evaluation.experiments"
-    " trainer.evaluation.plots trainer.evaluation.response trainer.evaluation.results"
-    " trainer.evaluation.schedule trainer.evaluation.tables",
+    "trainer.report": "absl trainer.commands trainer.files trainer.evaluation.claims"
+    " trainer.evaluation.experiments trainer.evaluation.plots trainer.evaluation.response"
+    " trainer.evaluation.results trainer.evaluation.schedule trainer.evaluation.tables",
+    "trainer.convert": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule trainer.files"
+    " trainer.commands",
     "trainer.demo": "absl keras matplotlib numpy tensorflow rnnprop_tf trainer.config trainer.datasets"
     " trainer.meta_train trainer.export trainer.commands",
 }
@@ -128,14 +132,16 @@ def test_table_keeps_the_layout_s_promises() -> None:
         rows = [row for module, row in ALLOWED.items() if f"{module}.".startswith(f"{prefix}.")]
         return {name.split(".")[0] for row in rows for name in row.split()}
 
-    assert allowed_to("rnnprop_tf") == {"rnnprop_tf", "keras", "numpy", "safetensors", "tensorflow"}
+    needed = {"rnnprop_tf", "keras", "numpy", "safetensors", "tensorflow"}
+    assert allowed_to("rnnprop_tf") == needed | {"huggingface_hub"}  # The hub's package is an extra.
     assert "rnnprop_tf" not in allowed_to("trainer.problems")
     for reader in ("summary", "tables", "claims", "plots"):
         row = set(ALLOWED[f"trainer.evaluation.{reader}"].split())
         assert not row & {"tensorflow", "keras", "trainer.evaluation.compute", "trainer.evaluation.curves"}
     with_flags = {module for module, row in ALLOWED.items() if "absl" in row.split()}
     assert with_flags == {
-        f"trainer.{command}" for command in ("commands", "train", "evaluate", "export", "report", "demo")
+        f"trainer.{command}"
+        for command in ("commands", "train", "evaluate", "export", "convert", "report", "demo")
     }
 
 

@@ -1,6 +1,9 @@
 """The rules against slow loops over coordinates, written from the paper's equations, and their symmetries."""
 
+import re
+import reprlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,3 +141,34 @@ def test_float32_follows_float64(rule: Rule, architecture: Architecture) -> None
         direction, state = rule.update(network, state, gradient, np.float32(t))
         assert_allclose(direction, expected, atol=1e-4)
     assert {array.dtype for array in flat(state)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "value"),
+    [
+        (RNNpropRule, "beta_1", 1.0),
+        (RNNpropRule, "beta_1", -0.1),
+        (RNNpropRule, "beta_2", 0.99999999),  # 1 in float32
+        (RNNpropRule, "beta_2", "0.9"),
+        (RNNpropRule, "epsilon", float("inf")),
+        (RNNpropRule, "epsilon", float("nan")),
+        (RNNpropRule, "epsilon", 1e-60),  # 0 in float32
+        (RNNpropRule, "epsilon", None),
+        (DMRule, "p", 100.0),  # e^p is infinite in float32
+        (DMRule, "p", 0),
+        (DMRule, "p", True),
+        (DMRule, "p", 10**400),
+    ],
+)
+def test_hyperparameters_outside_of_their_range_are_refused(rule: type[Rule], name: str, value: Any) -> None:
+    received = re.escape(reprlib.repr(value))
+    with pytest.raises(
+        ValueError, match=rf"Expected {name} to be a number .*, in float32\. Received: {received}"
+    ):
+        rule(**{name: value})
+
+
+def test_hyperparameters_are_python_floats() -> None:
+    for p in (7, np.float32(7.0), np.float64(7.0), 7.0):
+        assert type(DMRule(p).p) is float
+        assert DMRule(p) == DMRule(7.0)

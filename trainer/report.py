@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from trainer import files
+from trainer import commands, files
 from trainer.evaluation import plots, response, schedule, tables
 from trainer.evaluation.claims import CLAIMS, check
 from trainer.evaluation.experiments import BASE, EXPERIMENTS, RNNPROP, blocks
@@ -122,9 +122,7 @@ def _made_from(name: str, results: Results) -> str:
     )
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+def main(_: list[str]) -> None:
     folder = os.path.expanduser(FLAGS.out)
     names = list(EXPERIMENTS) if FLAGS.experiments == ["all"] else FLAGS.experiments
     try:
@@ -149,4 +147,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("jobs", os.cpu_count() or 1, "tasks computed at once", lower_bound=1)
     flags.DEFINE_string("out", None, "folder of the runs, the tables and the figures", required=True)
     flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
-    app.run(main)
+    commands.run(main)
