@@ -84,17 +84,13 @@ def _statistics(rule: Rule, output: Any, slots: RuleState, step: int, rate: floa
     def mean(values: Tensor) -> Tensor:
         return tf.math.divide_no_nan(tf.reduce_sum(touched * values), count)
 
-    bounded = isinstance(rule, RNNpropRule)
-    numbers = [
-        rate * tf.sqrt(mean(direction**2)),
-        tf.sqrt(mean(_m_tilde(rule, slots, step) ** 2)) if bounded else 0.0,
-        mean(tf.cast(tf.abs(direction) > SATURATED, "float32")),
-        tf.reduce_sum(1.0 - touched) / max(touched.shape.num_elements(), 1),
-    ]
-    update_rms, m_tilde_rms, saturated, untouched = tf.stack(numbers).numpy().tolist()
-    if not bounded:
-        return UpdateStatistics(update_rms, None, None, untouched)
-    return UpdateStatistics(update_rms, m_tilde_rms, saturated, untouched)
+    update_rms = rate * tf.sqrt(mean(direction**2))
+    untouched = tf.reduce_sum(1.0 - touched) / max(touched.shape.num_elements(), 1)
+    if not isinstance(rule, RNNpropRule):
+        return UpdateStatistics(float(update_rms), None, None, float(untouched))
+    m_tilde_rms = tf.sqrt(mean(_m_tilde(rule, slots, step) ** 2))
+    saturated = mean(tf.cast(tf.abs(direction) > SATURATED, "float32"))
+    return UpdateStatistics(float(update_rms), float(m_tilde_rms), float(saturated), float(untouched))
 
 
 def _m_tilde(rule: RNNpropRule, slots: RuleState, step: int) -> Tensor:

@@ -172,7 +172,7 @@ def test_ours_is_found_among_several_optimizers(tmp_path):
 def test_another_optimizer_is_refused(tmp_path):
     compiled = model()
     compiled.compile("adam", "mse")
-    with pytest.raises(ValueError, match="expected a model compiled with one of them.*Received: .*Adam"):
+    with pytest.raises(ValueError, match=r"expected a model compiled with one of them.*Received: .*Adam"):
         fit(compiled, OptimizerMonitor(tmp_path))
 
 
