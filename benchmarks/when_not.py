@@ -2,12 +2,12 @@
 
     python -m benchmarks.when_not
 
-All on scikit-learn's digits, against Adam at its default rate and at the best of five, chosen for each row by
+All on scikit-learn's digits, against Adam at its default rate and at the best of four, chosen for each row by
 what the row reports. Means over seeds; prints Markdown tables and writes JSON.
 
 - Fine-tuning: a small CNN is trained with Adam on the digits 0 to 4. It then learns 5 to 9, with a new last
   layer; or it goes on with 0 to 4, where the best is to stay. "Highest loss" is the highest training loss
-  after any of the first 20 steps: what a pretrained network is shaken by.
+  after any of the first 20 steps: how badly a pretrained network is shaken.
 - Batches: the same CNN from its random start on all digits, as many steps for each batch size.
 """
 
@@ -29,14 +29,15 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("weights", pretrained.DEFAULT, "name or folder of RNNprop weights")
 flags.DEFINE_integer("steps", 300, "steps of each training", lower_bound=1)
 flags.DEFINE_integer("runs", 3, "seeds 0, 1, ...", lower_bound=1)
-flags.DEFINE_list("batch_sizes", ["1", "2", "4", "8", "64"], "for the second table")
+flags.DEFINE_list("batch_sizes", ["1", "8", "64"], "for the second table")
 flags.DEFINE_string("out", "results/benchmarks/when_not.json", "where to write")
 
 RNNPROP_RATES = (0.1, 0.01)
 """The default, and a cautious one."""
 ADAM_DEFAULT = 0.001
-ADAM_RATES = (0.0001, 0.0003, ADAM_DEFAULT, 0.003, 0.01)
+ADAM_RATES = (0.0003, ADAM_DEFAULT, 0.003, 0.01)
 FIRST = 20
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 PRETRAINING_STEPS = 1000
 
 Data = tuple[np.ndarray, np.ndarray]
@@ -47,7 +48,7 @@ class Result(NamedTuple):
     """Of one training, or the mean of several."""
 
     highest_loss: float
-    """On the training data, after any of the first `FIRST` steps; NaN where that was not asked for."""
+    """On the training data, after any of the first `FIRST` steps."""
     train_loss: float
     validation_loss: float
     validation_accuracy: float
@@ -71,40 +72,35 @@ def make_model(classes: int) -> keras.Model:
     )
 
 
+def score(model: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Loss and accuracy, without a graph to trace."""
+    logits = np.asarray(model(x))
+    return float(LOSS(y, logits)), float(np.mean(logits.argmax(axis=-1) == y))
+
+
 def train(
-    model: keras.Model,
-    make_optimizer: MakeOptimizer,
-    data: tuple[Data, Data],
-    batch: int,
-    steps: int,
-    watch: bool,
+    model: keras.Model, make_optimizer: MakeOptimizer, data: tuple[Data, Data], batch: int, steps: int
 ) -> Result:
     """Trains in place; the batches are drawn at random, from a seed of the caller's."""
     (x, y), validation = data
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(make_optimizer(), loss, metrics=["accuracy"])
+    model.compile(make_optimizer(), LOSS)
     chosen = np.random.randint(0, len(x), steps * batch)
-    first = FIRST * batch if watch else 0
-    losses = [np.nan]
-    for begin in range(0, first, batch):
-        part = chosen[begin : begin + batch]
-        model.train_on_batch(x[part], y[part])
-        losses.append(model.evaluate(x, y, batch_size=len(x), verbose=0)[0])
-    rest = chosen[first:]
-    model.fit(x[rest], y[rest], batch_size=batch, shuffle=False, verbose=0)
-    train_loss, _ = model.evaluate(x, y, batch_size=len(x), verbose=0)
-    validation_loss, accuracy = model.evaluate(*validation, batch_size=len(validation[0]), verbose=0)
-    highest = max(losses[1:]) if watch else np.nan
-    return Result(highest, train_loss, validation_loss, accuracy)
+    losses: list[float] = []
+
+    def watch(step: int, logs: dict[str, float] | None = None) -> None:
+        if step < FIRST:
+            losses.append(score(model, x, y)[0])
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=watch)
+    model.fit(x[chosen], y[chosen], batch_size=batch, shuffle=False, verbose=0, callbacks=[callback])
+    return Result(max(losses), score(model, x, y)[0], *score(model, *validation))
 
 
 def pretrained_model(seed: int) -> tuple[keras.Model, Result]:
     """A network that knows 0 to 4, and what it reaches there."""
     keras.utils.set_random_seed(seed)
     model = make_model(5)
-    return model, train(
-        model, lambda: keras.optimizers.Adam(0.003), digits(range(5)), 64, PRETRAINING_STEPS, False
-    )
+    return model, train(model, lambda: keras.optimizers.Adam(0.003), digits(range(5)), 64, PRETRAINING_STEPS)
 
 
 def with_new_head(source: keras.Model) -> keras.Model:
@@ -122,16 +118,14 @@ def copy(source: keras.Model) -> keras.Model:
     return model
 
 
-def compare(
-    start: Callable[[int], keras.Model], data: tuple[Data, Data], batch: int, watch: bool
-) -> dict[str, Result]:
+def compare(start: Callable[[int], keras.Model], data: tuple[Data, Data], batch: int) -> dict[str, Result]:
     """By optimizer: RNNprop at its rates, Adam as it comes, and the Adam of the lowest validation loss."""
 
     def mean(make_optimizer: MakeOptimizer) -> Result:
         results = []
         for seed in range(FLAGS.runs):
             keras.utils.set_random_seed(seed)
-            results.append(train(start(seed), make_optimizer, data, batch, FLAGS.steps, watch))
+            results.append(train(start(seed), make_optimizer, data, batch, FLAGS.steps))
         return Result(*map(float, np.mean(results, axis=0)))
 
     found = {
@@ -151,11 +145,8 @@ def print_table(title: str, rows: dict[str, dict[str, Result]]) -> None:
     print("|---|---|---|---|---|---|")
     for name, results in rows.items():
         for optimizer, r in results.items():
-            highest = "-" if np.isnan(r.highest_loss) else f"{r.highest_loss:.2f}"
-            numbers = (
-                f"{highest} | {r.train_loss:.4f} | {r.validation_loss:.3f} | {r.validation_accuracy:.3f}"
-            )
-            print(f"| {name} | {optimizer} | {numbers} |")
+            losses = f"{r.highest_loss:.2f} | {r.train_loss:.4f} | {r.validation_loss:.3f}"
+            print(f"| {name} | {optimizer} | {losses} | {r.validation_accuracy:.3f} |")
 
 
 def main(_: list[str]) -> None:
@@ -163,13 +154,13 @@ def main(_: list[str]) -> None:
     before = Result(*map(float, np.mean(reached, axis=0)))
     print(f"Pretrained on 0 to 4: {before}")
     tuning = {
-        "5 to 9, pretrained": compare(lambda s: with_new_head(sources[s]), digits(range(5, 10)), 32, True),
-        "5 to 9, from scratch": compare(lambda _: make_model(5), digits(range(5, 10)), 32, True),
-        "0 to 4, again": compare(lambda s: copy(sources[s]), digits(range(5)), 32, True),
+        "5 to 9, pretrained": compare(lambda s: with_new_head(sources[s]), digits(range(5, 10)), 32),
+        "5 to 9, from scratch": compare(lambda _: make_model(5), digits(range(5, 10)), 32),
+        "0 to 4, again": compare(lambda s: copy(sources[s]), digits(range(5)), 32),
     }
     print_table(f"Fine-tuning, {FLAGS.steps} steps of 32", tuning)
     batches = {
-        f"batch {size}": compare(lambda _: make_model(10), digits(range(10)), int(size), False)
+        f"batch {size}": compare(lambda _: make_model(10), digits(range(10)), int(size))
         for size in FLAGS.batch_sizes
     }
     print_table(f"Batches, {FLAGS.steps} steps", batches)
