@@ -1,5 +1,6 @@
 # Each command sets up .venv first, where that is missing or older than setup.py.
 #   make demo       meta-trains on scikit-learn's digits, then compares with Adam
+#   make examples   the three examples of the README: prints their tables, draws their pictures
 #   make test       the fast checks: lint, types, tests
 #   make test-slow  the tests that take minutes
 #   make lint       lint and types alone
@@ -10,10 +11,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint clean
+EXAMPLES := image_cnn text_embedding series_lstm
+
+.PHONY: demo examples test test-slow lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m trainer.demo
+
+examples: $(STAMP)
+	set -e; for name in $(EXAMPLES); do $(BIN)/python -m examples.$$name; done
 
 test: lint
 	$(BIN)/python -m pytest -q
@@ -36,4 +42,4 @@ $(STAMP): setup.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
-	find rnnprop_tf trainer tests -name __pycache__ -prune -exec rm -rf {} +
+	find rnnprop_tf trainer tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +

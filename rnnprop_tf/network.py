@@ -71,8 +71,12 @@ class Architecture(NamedTuple):
 def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Name and shape of each weight, in the order of the weight file.
 
-    Names are `preprocess.K.kernel`, `preprocess.K.bias`, `lstm.K.kernel`, `lstm.K.bias`, `output.kernel`
-    and `output.bias`, K counting from 0 at the bottom.
+    Args:
+        architecture: the sizes.
+
+    Returns:
+        Shapes by name. Names are `preprocess.K.kernel`, `preprocess.K.bias`, `lstm.K.kernel`, `lstm.K.bias`,
+        `output.kernel` and `output.bias`, K counting from 0 at the bottom.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     inputs = architecture.inputs
@@ -90,7 +94,14 @@ def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def architecture_of(network: Network) -> Architecture:
-    """The sizes of these weights."""
+    """The sizes of these weights.
+
+    Args:
+        network: the weights.
+
+    Returns:
+        The architecture.
+    """
     preprocess = tuple(int(layer.kernel.shape[0]) for layer in network.preprocess)
     lstm = tuple(int(layer.kernel.shape[0]) // 4 for layer in network.lstm)
     if preprocess:
@@ -101,7 +112,14 @@ def architecture_of(network: Network) -> Architecture:
 
 
 def to_tensors(network: Network) -> dict[str, Tensor]:
-    """The weights by name; the names are those of `tensor_shapes`."""
+    """The weights by name.
+
+    Args:
+        network: the weights.
+
+    Returns:
+        The tensors themselves; the names are those of `tensor_shapes`.
+    """
     tensors: dict[str, Tensor] = {}
     groups: dict[str, Sequence[Dense | LSTMLayer]] = {"preprocess": network.preprocess, "lstm": network.lstm}
     for prefix, layers in groups.items():
@@ -114,7 +132,15 @@ def to_tensors(network: Network) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor], architecture: Architecture) -> Network:
-    """The inverse of `to_tensors`. Shapes are the caller's to check."""
+    """The inverse of `to_tensors`.
+
+    Args:
+        tensors: by name. Shapes are the caller's to check.
+        architecture: how many layers there are.
+
+    Returns:
+        The network.
+    """
     return Network(
         preprocess=tuple(
             Dense(tensors[f"preprocess.{k}.kernel"], tensors[f"preprocess.{k}.bias"])
@@ -134,6 +160,13 @@ def initial_weights(architecture: Architecture, seed: int) -> Network:
     Fully connected kernels are drawn from a normal distribution of standard deviation 0.1, truncated at two
     of them; LSTM kernels uniformly from +-sqrt(3 / inputs), the default of the original code's framework.
     Biases are 0, the forget gate's 1.
+
+    Args:
+        architecture: the sizes.
+        seed: the same one gives the same weights.
+
+    Returns:
+        The network, before any meta-training.
     """
     rng = np.random.default_rng(seed)
     tensors = {}
@@ -155,7 +188,16 @@ def initial_weights(architecture: Architecture, seed: int) -> Network:
 
 
 def zero_state(units: Sequence[int], coordinates: int, dtype: str = "float32") -> tuple[LSTMState, ...]:
-    """The state at an optimizee's first step: zeros, one `LSTMState` per layer of `units`."""
+    """The state at an optimizee's first step.
+
+    Args:
+        units: of each LSTM layer, bottom first.
+        coordinates: N.
+        dtype: of the state.
+
+    Returns:
+        Zeros, one `LSTMState` per layer.
+    """
     return tuple(LSTMState(*(ops.zeros((h, coordinates), dtype) for _ in range(2))) for h in units)
 
 

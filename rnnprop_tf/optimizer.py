@@ -108,6 +108,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             ValueError: If there are no such weights, if they cannot be fetched, if their files are damaged,
                 or if they belong to the other class.
             ImportError: If `hf://` is asked for without `huggingface_hub`.
+
+        Example:
+
+        >>> optimizer = rnnprop_tf.RNNprop.from_pretrained("rnnprop-paper", weight_decay=1e-4)
         """
         found = pretrained.load(name_or_path)
         if not isinstance(found.rule, cls.rule_class):
@@ -134,6 +138,15 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             folder: Where to write; created if it is not there.
             learning_rate: The one that the weights were meta-trained with, for the card. Defaults to `0.1`.
             provenance: How the weights were made, for the card: what JSON can hold. Optional.
+
+        Raises:
+            ValueError: If `provenance` is not what JSON can hold.
+            OSError: If writing failed.
+
+        Example:
+
+        >>> optimizer.save_pretrained("my-weights")
+        >>> same = rnnprop_tf.RNNprop.from_pretrained("my-weights")
         """
         pretrained.save(folder, self.network, self.rule, learning_rate, provenance)
 
@@ -181,11 +194,21 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Tensor, variable: tf.Variable, learning_rate: Tensor) -> None:
-        """A whole step for one variable."""
+        """A whole step for one variable, without clipping and the like.
+
+        Args:
+            gradient: The gradient.
+            variable: One of those that the optimizer was built with.
+            learning_rate: A scalar.
+        """
         self._update([gradient], [variable], learning_rate)
 
     def get_config(self) -> dict[str, Any]:
-        """Everything but the state, the learned weights included; JSON-serialisable."""
+        """The arguments, the learned weights included, in JSON's types; not the state.
+
+        Returns:
+            A dict for `from_config`.
+        """
         return {
             **super().get_config(),
             **dataclasses.asdict(self.rule),
@@ -196,7 +219,18 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """The inverse of `get_config`."""
+        """The inverse of `get_config`.
+
+        Args:
+            config: From `get_config`.
+            custom_objects: Classes that a schedule in it needs, by name. Optional.
+
+        Returns:
+            An optimizer without state.
+
+        Raises:
+            ValueError: If the weights in it are damaged.
+        """
         config = {**config, "network": _network_from_config(config["network"])}
         return super().from_config(config, custom_objects)
 

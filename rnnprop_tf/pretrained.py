@@ -88,7 +88,16 @@ class Pretrained(NamedTuple):
 
 
 def list_pretrained() -> list[str]:
-    """The names of the weights that ship with this package, sorted."""
+    """The names of the weights that ship with this package.
+
+    Returns:
+        Names for `from_pretrained`, sorted.
+
+    Example:
+
+    >>> rnnprop_tf.list_pretrained()
+    ['rnnprop-paper']
+    """
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
 
@@ -101,6 +110,9 @@ def load(name_or_path: str | os.PathLike[str]) -> Pretrained:
         name_or_path: a name from `list_pretrained`, which needs no network; a folder written by `save`, as a
             local path or any URL that `tf.io.gfile` opens; or an address on the Hugging Face Hub, see
             `rnnprop_tf.hub`. A name wins over a folder of the same name; write `"./name"` for the folder.
+
+    Returns:
+        The network, the rule, the learning rate and the whole config.
 
     Raises:
         ValueError: there is no such name, folder or repository, or a file in it is missing, unreadable,

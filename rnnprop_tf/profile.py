@@ -59,7 +59,7 @@ def profile(
     fresh = type(ours).from_config(ours.get_config())
     costs = (
         _measure(fresh, model, compute.temporary_bytes(sizes, ours.network), updates),
-        _measure(keras.optimizers.Adam(), model, 0, updates),
+        _measure(keras.optimizers.Adam(name="adam"), model, 0, updates),
     )
     print(_table(sum(sizes), len(sizes), costs))
     return costs

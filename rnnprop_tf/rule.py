@@ -1,13 +1,26 @@
 """The update rules, pure: RNNprop (Lv, Jiang, Li 2017) and DMoptimizer (Andrychowicz et al. 2016).
 
 A rule turns gradients into directions; the caller multiplies by the learning rate alpha and adds. The Keras
-classes and the meta-trainer call the same functions, on N flattened coordinates. For a training loop of
-your own:
+classes and the meta-trainer call the same functions, on N flattened coordinates.
 
-    state = rule.initial_state(network, coordinates=N)
-    for step in range(1, steps + 1):
-        direction, state = rule.update(network, state, gradient, step)
-        parameters += alpha * direction
+Example, a training loop of your own, here on the distance to a point:
+
+>>> import tensorflow as tf
+>>> from rnnprop_tf import pretrained
+>>> weights = pretrained.load("rnnprop-paper")
+>>> target = tf.constant([1.0, -2.0, 0.5])
+>>> parameters = tf.zeros(3)
+>>> state = weights.rule.initial_state(weights.network, coordinates=3)
+>>> for step in range(1, 101):
+...     gradient = 2.0 * (parameters - target)
+...     direction, state = weights.rule.update(weights.network, state, gradient, float(step))
+...     parameters += weights.learning_rate * direction
+>>> bool(tf.reduce_max(abs(parameters - target)) < 0.1)
+True
+
+For a model, its variables flattened and joined are the N coordinates, in any order: each is updated by
+itself. The functions are pure and of `keras.ops`: put the loop's body in a `tf.function`, with
+`jit_compile=True` for speed; gradients flow through `update`.
 """
 
 from __future__ import annotations
@@ -102,20 +115,39 @@ class Rule(ABC):
     def inputs(
         self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The network's inputs [inputs_size, N] and the next accumulators.
+        """What the network reads, before sleeping coordinates are sorted out.
 
         Args:
             accumulators: each [N].
             gradient: [N].
             step: scalar of the gradient's dtype, counting from 1.
+
+        Returns:
+            The network's inputs [inputs_size, N] and the next accumulators.
         """
 
     @abstractmethod
     def direction(self, output: Tensor) -> Tensor:
-        """The update in units of the learning rate, [N], from the network's output, [N]."""
+        """From output to update.
+
+        Args:
+            output: the network's, [N].
+
+        Returns:
+            The update in units of the learning rate, [N].
+        """
 
     def initial_state(self, network: Network, coordinates: int, dtype: str = "float32") -> RuleState:
-        """All zeros, for `coordinates` coordinates."""
+        """What a rule remembers before the first step: nothing, all zeros.
+
+        Args:
+            network: the learned weights, for their sizes.
+            coordinates: N, how many there are.
+            dtype: of the state; that of the gradients.
+
+        Returns:
+            The state for `update`.
+        """
         units = coordinatewise.architecture_of(network).lstm
         return RuleState(
             accumulators=tuple(ops.zeros((coordinates,), dtype) for _ in self.accumulator_names),
@@ -131,7 +163,7 @@ class Rule(ABC):
             network: the learned weights, of the gradient's dtype.
             state: from `initial_state` or the previous step.
             gradient: [N].
-            step: the number of this step, counting from 1; a scalar of the gradient's dtype.
+            step: the number of this step, counting from 1; a float, or a scalar of the gradient's dtype.
 
         Returns:
             The direction [N], to be multiplied by the learning rate and added to the parameters, and the
@@ -144,7 +176,16 @@ class Rule(ABC):
     def observe(
         self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
     ) -> tuple[Observation, tuple[Tensor, ...]]:
-        """The part of `update` that knows no weights: what the network sees, and the next accumulators."""
+        """The part of `update` that knows no weights.
+
+        Args:
+            accumulators: each [N].
+            gradient: [N].
+            step: as for `update`.
+
+        Returns:
+            What the network sees, and the next accumulators.
+        """
         inputs, next_accumulators = self.inputs(accumulators, gradient, step)
         awake = ops.not_equal(gradient, 0.0)
         return Observation(inputs, awake), _keep_asleep(awake, next_accumulators, accumulators)
@@ -152,9 +193,17 @@ class Rule(ABC):
     def respond(
         self, network: Network, observation: Observation, lstm: tuple[LSTMState, ...]
     ) -> tuple[Tensor, tuple[LSTMState, ...]]:
-        """The part of `update` that the weights decide: direction [N] and the next LSTM state.
+        """The part of `update` that the weights decide.
 
         The replayed meta-gradient runs it again on recorded observations.
+
+        Args:
+            network: the learned weights.
+            observation: from `observe`.
+            lstm: the LSTM's state, one per layer.
+
+        Returns:
+            The direction [N] and the next LSTM state.
         """
         awake = observation.awake
         output, lstm = coordinatewise.apply(network, observation.inputs, lstm, awake)
@@ -173,6 +222,15 @@ class RNNpropRule(Rule):
     m and v are Adam's running means (Table 1). The inputs are m~ = m^ / (sqrt(v^) + epsilon), Eq. (8), and
     g~ = g / (sqrt(v^) + epsilon), Eq. (9), in this order; both are unchanged when the loss is multiplied by
     a constant. The direction is tanh of the network's output, Eq. (7), in [-1, 1].
+
+    Args:
+        beta_1: the decay of m.
+        beta_2: the decay of v.
+        epsilon: added to the root of v^.
+
+    Reference:
+
+    - [Lv, Jiang, Li, 2017](https://arxiv.org/abs/1703.03633)
     """
 
     beta_1: float = 0.95
@@ -204,6 +262,13 @@ class DMRule(Rule):
     The inputs are [max(log|g|, -p) / p, clip(g e^p, -1, 1)], the form used in the paper's comparison: log
     magnitude and sign for large gradients, magnitude itself for those below e^-p. The direction is the
     network's output, unbounded.
+
+    Args:
+        p: gradients below e^-p count as small.
+
+    Reference:
+
+    - [Andrychowicz et al., 2016](https://arxiv.org/abs/1606.04474)
     """
 
     p: float = 10.0
