@@ -2,9 +2,9 @@
 
     python -m benchmarks.state_dtype
 
-Five of the paper's tasks, optimized with the shipped weights from the same starts on the same data: with h and
-c in float32, in bfloat16 (the optimizers' `state_dtype="bfloat16"`), and with h in int8, which no optimizer
-offers. Reports the mean final losses and the mean difference to float32 with its standard error over seeds.
+Five of the paper's tasks, optimized with the shipped weights from the same starts on the same data: with h
+and c in float32, in bfloat16 (the optimizers' `state_dtype="bfloat16"`), and with h in int8, which no
+optimizer offers. Reports mean final losses and the mean difference to float32, its standard error over seeds.
 """
 
 from __future__ import annotations

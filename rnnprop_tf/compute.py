@@ -121,14 +121,15 @@ def _update_joined(
     sizes = [gradient.shape.num_elements() for gradient in gradients]
     states = [_flat(slot, size) for slot, size in zip(slots, sizes, strict=True)]
     state = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=-1), *states)
-    gradient = tf.concat([tf.reshape(gradient, [-1]) for gradient in gradients], axis=0)
+    shapes = [gradient.shape for gradient in gradients]
+    gradient = tf.concat([_reshape(g, [size]) for g, size in zip(gradients, sizes, strict=True)], axis=0)
     direction, state = _compiled(_update_in_chunks, rule)(network, state, gradient, taken, step)
     by_slot = zip(*map(tf.nest.flatten, slots), strict=True)
     for variables, value in zip(by_slot, tf.nest.flatten(state), strict=True):
         for variable, part in zip(variables, tf.split(value, sizes, axis=-1), strict=True):
-            variable.assign(tf.reshape(part, variable.shape))
+            variable.assign(_reshape(part, variable.shape))
     directions = tf.split(direction, sizes)
-    return [tf.reshape(d, gradient.shape) for d, gradient in zip(directions, gradients, strict=True)]
+    return [_reshape(d, shape) for d, shape in zip(directions, shapes, strict=True)]
 
 
 @functools.cache
@@ -233,9 +234,14 @@ def _write(tensor: Tensor, part: Tensor, start: Tensor) -> Tensor:
 
 def _flat(state: RuleState, size: int) -> RuleState:
     """The same state with its coordinates in one axis."""
-    accumulators = tuple(tf.reshape(tensor, [size]) for tensor in state.accumulators)
-    lstm = tf.nest.map_structure(lambda tensor: tf.reshape(tensor, [tensor.shape[0], size]), state.lstm)
+    accumulators = tuple(_reshape(tensor, [size]) for tensor in state.accumulators)
+    lstm = tf.nest.map_structure(lambda tensor: _reshape(tensor, [tensor.shape[0], size]), state.lstm)
     return RuleState(accumulators, lstm)
+
+
+def _reshape(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """`tf.reshape`, where there is something to reshape: hundreds of biases' slots take time to trace."""
+    return tensor if list(tensor.shape) == list(shape) else tf.reshape(tensor, shape)
 
 
 def temporary_bytes(sizes: Sequence[int], network: Network) -> int:
