@@ -12,8 +12,9 @@ medians are reported: on a shared machine single times drift by half.
   parameters in 31 variables.
 - Training steps (`fit`'s own function on one batch) with RNNprop and with Adam, of that model's size and of
   the base MLP, uncompiled and compiled, the small one also 10 steps at a time.
+- The same update with a network of 8 units a layer, whose sizes come from its weights.
 - The roofline: the matrix products at the network's own shapes, the transcendental functions, the traffic of
-  the state, nanoseconds a parameter each.
+  the state, and the rule on one chunk over and over, which the caches hold; nanoseconds a parameter each.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from absl import app, flags
 from benchmarks.machine import machine, write
 from rnnprop_tf import RNNprop, compute
 from rnnprop_tf import network as coordinatewise
+from rnnprop_tf.network import Architecture
+from rnnprop_tf.rule import RuleState
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 9, "rounds of alternation; medians are over these")
@@ -44,6 +47,7 @@ SHAPES: tuple[tuple[int, ...], ...] = (
 )
 PARAMETERS = sum(int(np.prod(shape)) for shape in SHAPES)
 ROOFLINE_COORDINATES = 65_536
+NARROW = coordinatewise.initial_weights(Architecture(preprocess=(8,), lstm=(8, 8)), seed=0)
 
 
 class Bag(keras.Model):
@@ -83,10 +87,14 @@ def operations(network: coordinatewise.Network) -> int:
     return 2 * sum(int(np.prod(w.shape)) for w in kernels)
 
 
-def bare_update(jit_compile: bool, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Callable[[], Any]:
+def bare_update(
+    jit_compile: bool,
+    shapes: tuple[tuple[int, ...], ...] = SHAPES,
+    network: coordinatewise.Network | None = None,
+) -> Callable[[], Any]:
     """`compute.update` alone, on the optimizer's own slots."""
     variables = [keras.Variable(tf.zeros(shape)) for shape in shapes]
-    optimizer = RNNprop.from_pretrained()
+    optimizer = RNNprop.from_pretrained() if network is None else RNNprop(network)
     optimizer.build(variables)
     slots = tf.nest.map_structure(lambda slot: slot.value, list(optimizer._slots))
     gradients = [tf.random.normal(shape) for shape in shapes]
@@ -118,21 +126,39 @@ def train_step(model: keras.Model, optimizer: Any, jit_compile: bool, steps: int
 def roofline() -> dict[str, Callable[[], Any]]:
     """The parts of a step on `ROOFLINE_COORDINATES` coordinates, compiled."""
     kernel, inputs = tf.random.normal([80, 40]), tf.random.normal([40, ROOFLINE_COORDINATES])
-    gates, state = (tf.random.normal([n, ROOFLINE_COORDINATES]) for n in (80, 82))
+    gates = tf.random.normal([80, ROOFLINE_COORDINATES])
+    state = tf.Variable(tf.random.normal([82, ROOFLINE_COORDINATES]))
+    optimizer = RNNprop.from_pretrained()
+    chunk = optimizer.rule.initial_state(optimizer.network, compute.CHUNK)
+    gradient = tf.random.normal([compute.CHUNK])
+    network = tf.nest.map_structure(tf.constant, optimizer.network)
 
-    def compiled(function: Callable, argument: tf.Tensor) -> Callable[[], Any]:
+    def compiled(function: Callable, *arguments: Any) -> Callable[[], Any]:
         function = tf.function(function, jit_compile=True, autograph=False)
 
         def run() -> tf.Tensor:
-            return function(argument)[0, 0]
+            # Of all that was computed: what is not returned, XLA leaves out.
+            return tf.reshape(tf.nest.flatten(function(*arguments))[0], [-1])[0]
 
         return run
+
+    def touch() -> tf.Tensor:
+        state.assign_add(tf.ones_like(state), read_value=False)
+        return state[0, :1]
+
+    def turns(state: RuleState) -> RuleState:
+        def turn(t: tf.Tensor, state: RuleState) -> tuple[tf.Tensor, RuleState]:
+            return t + 1, optimizer.rule.update(network, state, gradient, tf.constant(5.0))[1]
+
+        count = ROOFLINE_COORDINATES // compute.CHUNK
+        return tf.while_loop(lambda t, _: t < count, turn, (tf.constant(0), state))[1]
 
     return {
         "one [80, 40] product of two": compiled(lambda x: tf.matmul(kernel, x), inputs),
         "80 tanh, of some 220 transcendentals": compiled(tf.tanh, gates),
         "80 sigmoid": compiled(tf.sigmoid, gates),
-        "state read and written": compiled(lambda x: x + 1.0, state),
+        "state read and written": compiled(touch),
+        "the rule, in cache": compiled(turns, chunk),
     }
 
 
@@ -155,7 +181,8 @@ def main(_: list[str]) -> None:
     parts = {"limit": limit, "bare, plain": bare_update(False)}
     first = {"bare, plain": seconds(parts["bare, plain"])}
     parts |= {"bare, plain, second model": bare_update(False), "bare, compiled": bare_update(True)}
-    parts |= {"bare mlp": bare_update(False, small)} | training_steps() | roofline()
+    parts |= {"bare mlp": bare_update(False, small), "bare, 8 units": bare_update(False, network=NARROW)}
+    parts |= training_steps() | roofline()
     for name, part in parts.items():
         first.setdefault(name, seconds(part))
     times: dict[str, list[float]] = {name: [] for name in parts}
@@ -181,6 +208,10 @@ def report(first: dict[str, float], median: dict[str, float]) -> None:
     result = {
         "machine": machine(),
         "parameters": PARAMETERS,
+        "bytes_of_state_a_parameter": {
+            name: 4 * (2 + 2 * sum(coordinatewise.architecture_of(network).lstm))
+            for name, network in (("20 units", RNNprop.from_pretrained().network), ("8 units", NARROW))
+        },
         "matmul_gflops": flops / 1e9,
         "ratios": ratios,
         "first_call_seconds": first,

@@ -1,0 +1,98 @@
+"""What storing the LSTM's state in fewer bytes does to final losses.
+
+    python -m benchmarks.state_dtype
+
+Five of the paper's tasks, optimized with the shipped weights from the same starts on the same data: with h
+and c in float32, in bfloat16 (the optimizers' `state_dtype="bfloat16"`), and with h in int8, which no
+optimizer offers. Reports mean final losses and the mean difference to float32, its standard error over seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from benchmarks.machine import machine, write
+from rnnprop_tf import compute, pretrained
+from rnnprop_tf.network import LSTMState, Network, Tensor
+from rnnprop_tf.rule import Observation, RNNpropRule, RuleState
+from trainer.evaluation.curves import LearnedRunner
+from trainer.problems import catalog
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list(
+    "tasks",
+    [f"mnist-nn-{kind}-100" for kind in ("sigmoid", "relu", "elu")] + ["mnist-nn-sigmoid-2000", "sin_lstm"],
+    "names of the catalog",
+)
+flags.DEFINE_integer("runs", 20, "runs of a task of 100 steps, seeds 0, 1, ...; longer ones get a quarter")
+flags.DEFINE_string("data_dir", None, "TFDS's folder")
+flags.DEFINE_string("out", "results/benchmarks/state_dtype.json", "where to write")
+
+
+@dataclass(frozen=True)
+class StoredInBfloat16(RNNpropRule):
+    """The state is carried from step to step in bfloat16.
+
+    Carried, and not only rounded: XLA drops a cast to bfloat16 and back.
+    """
+
+    def initial_state(self, network: Network, coordinates: int, dtype: str = "float32") -> RuleState:
+        state = super().initial_state(network, coordinates, dtype)
+        return state._replace(lstm=tf.nest.map_structure(lambda s: tf.cast(s, "bfloat16"), state.lstm))
+
+    def respond(self, network: Network, observation: Observation, lstm: Any) -> tuple[Tensor, Any]:
+        return compute.respond_stored(RNNpropRule(), network, observation, lstm)
+
+
+@dataclass(frozen=True)
+class OutputsInInt8(StoredInBfloat16):
+    """c in bfloat16, h, which is in (-1, 1), in steps of 1 / 127: 128 bytes a parameter."""
+
+    def initial_state(self, network: Network, coordinates: int, dtype: str = "float32") -> RuleState:
+        state = super().initial_state(network, coordinates, dtype)
+        return state._replace(lstm=tuple(LSTMState(tf.cast(h, "int8"), c) for h, c in state.lstm))
+
+    def respond(self, network: Network, observation: Observation, lstm: Any) -> tuple[Tensor, Any]:
+        lstm = tuple(LSTMState(tf.cast(h, "float32") / 127.0, c) for h, c in lstm)
+        direction, lstm = super().respond(network, observation, lstm)
+        return direction, tuple(LSTMState(tf.cast(tf.round(127.0 * h), "int8"), c) for h, c in lstm)
+
+
+RULES = {"float32": RNNpropRule, "bfloat16": StoredInBfloat16, "int8 h, bfloat16 c": OutputsInInt8}
+
+
+def main(_: list[str]) -> None:
+    weights = pretrained.load(pretrained.DEFAULT)
+    assert weights.rule == RNNpropRule(), "the rules here have the defaults of the hyperparameters"
+    tasks = {}
+    for name in FLAGS.tasks:
+        task = catalog.task(name)
+        problem = task.build(FLAGS.data_dir)
+        seeds = range(FLAGS.runs if task.steps <= 100 else FLAGS.runs // 4)
+        losses = {}
+        for title, rule in RULES.items():
+            runner = LearnedRunner(problem, rule(), weights.network, weights.learning_rate)
+            losses[title] = np.array([runner.run(task.steps, seed).final_loss for seed in seeds])
+        tasks[name] = {"runs": len(seeds)} | {title: summary(losses, title) for title in RULES}
+        print(name, tasks[name], flush=True)
+    write({"machine": machine(), "weights": pretrained.DEFAULT, "tasks": tasks}, FLAGS.out)
+
+
+def summary(losses: dict[str, np.ndarray], title: str) -> dict[str, float]:
+    """The mean loss, and the mean difference to float32 as a share of float32's mean."""
+    mean = losses["float32"].mean()
+    difference = (losses[title] - losses["float32"]) / mean
+    return {
+        "mean_final_loss": float(losses[title].mean()),
+        "relative_difference": float(difference.mean()),
+        "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+    }
+
+
+if __name__ == "__main__":
+    app.run(main)
