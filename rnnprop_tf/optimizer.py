@@ -71,10 +71,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         if isinstance(learning_rate, numbers.Real):
             learning_rate = float(learning_rate)  # Keras refuses 1 and NumPy's scalars.
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        # NumPy's scalars would make the config one that JSON cannot hold.
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in kwargs.items()}
+        super().__init__(learning_rate=learning_rate, name=name, **plain)
         self.rule = rule
         self.network = _checked_network(network, rule, type(self).__name__)
-        self.skip_nonfinite = skip_nonfinite
+        self.skip_nonfinite = bool(skip_nonfinite)
         self.state_dtype = state_dtype
         # Not `iterations`: that one counts skipped steps and micro-batches too, and bias correction must not.
         self._step = self._add_counter("step")
@@ -353,7 +355,7 @@ class RNNprop(LearnedOptimizer):
                 raise ValueError(f"`{argument}` must be in [0, 1). Received: {argument}={beta}")
         if not epsilon > 0.0:
             raise ValueError(f"`epsilon` must be positive. Received: epsilon={epsilon}")
-        rule = RNNpropRule(beta_1, beta_2, epsilon)
+        rule = RNNpropRule(float(beta_1), float(beta_2), float(epsilon))
         super().__init__(network, rule, learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
 
 
@@ -403,7 +405,7 @@ class DMOptimizer(LearnedOptimizer):
     ) -> None:
         if not p > 0.0:
             raise ValueError(f"`p` must be positive. Received: p={p}")
-        super().__init__(network, DMRule(p), learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
+        super().__init__(network, DMRule(float(p)), learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
 
 
 def _slot_prefix(variable: keras.Variable | tf.Variable) -> str:
