@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias, TypedDict, Unpack
 
 import keras
@@ -71,9 +71,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         if isinstance(learning_rate, numbers.Real):
             learning_rate = float(learning_rate)  # Keras refuses 1 and NumPy's scalars.
-        # NumPy's scalars would make the config one that JSON cannot hold.
-        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in kwargs.items()}
-        super().__init__(learning_rate=learning_rate, name=name, **plain)
+        super().__init__(learning_rate=learning_rate, name=name, **_without_numpy(kwargs))
         self.rule = rule
         self.network = _checked_network(network, rule, type(self).__name__)
         self.skip_nonfinite = bool(skip_nonfinite)
@@ -405,7 +403,13 @@ class DMOptimizer(LearnedOptimizer):
     ) -> None:
         if not p > 0.0:
             raise ValueError(f"`p` must be positive. Received: p={p}")
-        super().__init__(network, DMRule(float(p)), learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
+        rule = DMRule(float(p))
+        super().__init__(network, rule, learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
+
+
+def _without_numpy(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with Python's numbers for NumPy's, which JSON cannot hold."""
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in arguments.items()}
 
 
 def _slot_prefix(variable: keras.Variable | tf.Variable) -> str:

@@ -1,7 +1,7 @@
 """The optimizers under contract, and what their steps must do, written plainly.
 
-Adam is under contract to test the suite: what it passes is Keras's contract and not our idea of it. `make test`
-runs RNNprop's column; the others are slow, see `make test-contract`.
+Adam is under contract to test the suite: what it passes is Keras's contract and not our idea of it.
+`make test` runs RNNprop's column; the others are slow, see `make test-contract`.
 """
 
 import math

@@ -14,6 +14,7 @@ Y = X.sum(axis=1, keepdims=True)
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in (0, 8, 16)]
 FIT = {"batch_size": 8, "shuffle": False, "verbose": 0}
 slow = pytest.mark.slow
+JIT = pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=slow)], ids=["graph", "jit"])
 
 
 def make_model():
@@ -66,7 +67,7 @@ COMPILED = {
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param(arguments, id=name, marks=slow if name in ("auto", "two steps an execution, jit") else ())
+        pytest.param(arguments, id=name, marks=() if name in ("eager", "graph", "jit") else slow)
         for name, arguments in COMPILED.items()
     ],
 )
@@ -88,8 +89,8 @@ def test_train_on_batch_is_a_step(subject):
 
 
 @for_each_subject()
-@pytest.mark.parametrize("arguments", [{"jit_compile": False}, pytest.param({"jit_compile": True}, marks=slow)])
-def test_layers_with_sparse_gradients_and_with_moving_statistics(subject, arguments):
+@JIT
+def test_layers_with_sparse_gradients_and_with_moving_statistics(subject, jit_compile):
     def make():
         keras.utils.set_random_seed(0)
         layers = [keras.layers.Embedding(8, 3), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
@@ -98,7 +99,7 @@ def test_layers_with_sparse_gradients_and_with_moving_statistics(subject, argume
     # Each row once, as Adam does not add up those that come twice.
     batches = [(np.random.default_rng(i).permutation(8), Y[:8]) for i in range(4)]
     model, reference = make(), make()
-    model.compile(subject.make(), "mse", **arguments)
+    model.compile(subject.make(), "mse", jit_compile=jit_compile)
     for x, y in batches:
         model.fit(x, y, **FIT)
     loop(subject, reference, batches).check(model.trainable_variables, 1e-3)
@@ -132,7 +133,7 @@ HALF = {"mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}
 
 
 @for_each_subject()
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=slow)], ids=["graph", "jit"])
+@JIT
 @pytest.mark.parametrize("dtype_policy", HALF, indirect=True)
 def test_mixed_precision(subject, jit_compile, dtype_policy):
     model = make_model()
@@ -164,7 +165,7 @@ def test_a_loss_scale_that_is_too_large_is_found_and_costs_no_step(subject, dtyp
 
 
 @for_each_subject()
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=slow)], ids=["graph", "jit"])
+@JIT
 def test_accumulation_goes_on_from_epoch_to_epoch(subject, jit_compile):
     model = make_model()
     model.compile(subject.make(gradient_accumulation_steps=2), "mse", jit_compile=jit_compile)
@@ -282,7 +283,7 @@ def test_an_optimizer_belongs_to_one_model(subject):
 
 
 @for_each_subject()
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=slow)], ids=["graph", "jit"])
+@JIT
 def test_layers_may_have_optimizers_of_their_own(subject, jit_compile):
     model, reference = make_model(), make_model()
     others = {".*/hidden/.*": keras.optimizers.SGD(0.0)}

@@ -1,4 +1,4 @@
-"""A pytest plugin: SGD and Adam are RNNprop, and listed failures are expected. Loaded before Keras's tests."""
+"""A pytest plugin, loaded before Keras's tests: SGD and Adam are RNNprop, listed failures are expected."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import keras
 import pytest
 
 import rnnprop_tf
+from rnnprop_tf import compute
 
 STOCK = bool(os.environ.get("KERAS_SUITE_STOCK"))
 REPLACED = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
@@ -80,6 +81,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
     before = made
+    keras.utils.set_random_seed(0)
+    compute._compiled.cache_clear()  # Some tests reset TensorFlow's context, and lose all compiled programs.
     yield
     if outcomes.get(item.nodeid) == "passed" and made == before:
         outcomes[item.nodeid] = "passed without an optimizer of these names"
