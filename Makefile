@@ -3,6 +3,8 @@
 #   make examples   the three examples of the README: prints their tables, draws their pictures
 #   make test       the fast checks: lint, types, tests
 #   make test-slow  the tests that take minutes
+#   make test-contract  the whole matrix of what Keras asks of an optimizer, for RNNprop, DMOptimizer and Adam
+#   make test-keras     Keras's own tests with RNNprop in place of SGD and Adam
 #   make lint       lint and types alone
 #   make clean      removes .venv and all caches
 # Another interpreter: make demo PYTHON=python3.12
@@ -13,7 +15,7 @@ STAMP := .venv/.installed
 
 EXAMPLES := image_cnn text_embedding series_lstm
 
-.PHONY: demo examples test test-slow lint clean
+.PHONY: demo examples test test-slow test-contract test-keras lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m trainer.demo
@@ -26,6 +28,12 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+test-contract: $(STAMP)
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/contract
+
+test-keras: $(STAMP)
+	$(BIN)/python -m tests.keras_suite
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -1,8 +1,17 @@
 """RNNprop, a learned optimizer for Keras."""
 
 from rnnprop_tf.callbacks import OptimizerMonitor, update_statistics
+from rnnprop_tf.loss_scale import LossScaleOptimizer
 from rnnprop_tf.optimizer import DMOptimizer, RNNprop
 from rnnprop_tf.pretrained import list_pretrained
 from rnnprop_tf.profile import profile
 
-__all__ = ["DMOptimizer", "OptimizerMonitor", "RNNprop", "list_pretrained", "profile", "update_statistics"]
+__all__ = [
+    "DMOptimizer",
+    "LossScaleOptimizer",
+    "OptimizerMonitor",
+    "RNNprop",
+    "list_pretrained",
+    "profile",
+    "update_statistics",
+]

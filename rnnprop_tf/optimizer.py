@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias, TypedDict, Unpack
 
 import keras
@@ -71,10 +71,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         if isinstance(learning_rate, numbers.Real):
             learning_rate = float(learning_rate)  # Keras refuses 1 and NumPy's scalars.
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        super().__init__(learning_rate=learning_rate, name=name, **_without_numpy(kwargs))
         self.rule = rule
         self.network = _checked_network(network, rule, type(self).__name__)
-        self.skip_nonfinite = skip_nonfinite
+        self.skip_nonfinite = bool(skip_nonfinite)
         self.state_dtype = state_dtype
         # Not `iterations`: that one counts skipped steps and micro-batches too, and bias correction must not.
         self._step = self._add_counter("step")
@@ -447,6 +447,11 @@ class DMOptimizer(LearnedOptimizer):
         **kwargs: Unpack[KerasArguments],
     ) -> None:
         super().__init__(network, DMRule(p), learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
+
+
+def _without_numpy(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with Python's numbers for NumPy's, which JSON cannot hold."""
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in arguments.items()}
 
 
 def _slot_prefix(variable: keras.Variable | tf.Variable) -> str:

@@ -176,37 +176,6 @@ def test_class_equals_rule_over_random_steps(cls, rule, mode, monkeypatch):
         np.testing.assert_allclose(slot.reshape(value.shape), value.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("compile_arguments", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
-def test_fit_equals_a_loop_with_the_rule(compile_arguments):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(24, 3)).astype("float32")
-    y = x.sum(axis=1, keepdims=True)
-
-    def make_model():
-        keras.utils.set_random_seed(1)
-        return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)])
-
-    network, rule = random_network(), RNNpropRule()
-    model = make_model()
-    model.compile(RNNprop(network, 0.05), "mse", **compile_arguments)
-    model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-
-    reference = make_model()
-    weights = reference.trainable_variables
-    states = [rule.initial_state(network, math.prod(w.shape)) for w in weights]
-    for t in range(6):
-        batch = slice(8 * (t % 3), 8 * (t % 3) + 8)
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((reference(x[batch]) - y[batch]) ** 2)
-        for i, gradient in enumerate(tape.gradient(loss, weights)):
-            direction, states[i] = rule.update(
-                network, states[i], tf.reshape(gradient, [-1]), tf.constant(t + 1.0)
-            )
-            weights[i].assign_add(0.05 * tf.reshape(direction, gradient.shape))
-    for ours, expected in zip(model.trainable_variables, weights, strict=True):
-        np.testing.assert_allclose(ours.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
-
-
 def test_features_are_adams_and_rmsprops_updates():
     beta_1, beta_2 = 0.9, 0.95
     rule = RNNpropRule(beta_1, beta_2, 1e-12)
@@ -387,20 +356,6 @@ def test_rows_of_an_embedding_rest_while_unused(cls, mode):
         assert np.all(slot[..., 1, :] != 0.0)
 
 
-def test_sparse_gradients_are_the_dense_ones_with_repeated_rows_added():
-    results = []
-    for sparse in (True, False):
-        table = keras.Variable(np.ones((4, 3), "float32"), name="table")
-        optimizer = RNNprop(random_network(), clipnorm=1.0, gradient_accumulation_steps=2)
-        slices = tf.IndexedSlices(tf.reshape(tf.range(9.0), (3, 3)), tf.constant([1, 3, 1]))
-        dense = tf.math.unsorted_segment_sum(slices.values, slices.indices, 4)
-        for _ in range(4):
-            optimizer.apply([slices if sparse else dense], [table])
-        results.append(slots(optimizer) | {"table": table.numpy()})
-    assert_same(*results)
-    assert np.all(results[0]["rnnprop/table_m"][1] > 0.0)
-
-
 # Non-finite gradients
 
 
@@ -486,21 +441,6 @@ def test_loss_scaling_skips_before_and_counts_for_itself():
 # Steps
 
 
-def test_end_of_data_of_unknown_length_is_not_a_step():
-    x, y = np.ones((12, 2), "float32"), np.ones((12, 1), "float32")
-    data = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda *_: True).batch(4)
-    results = []
-    for dataset in (data, data.apply(tf.data.experimental.assert_cardinality(3))):
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="dense")], name="model")
-        optimizer = RNNprop(random_network(), weight_decay=0.1, use_ema=True)
-        model.compile(optimizer, "mse", jit_compile=False)
-        model.fit(dataset, epochs=2, verbose=0)
-        assert optimizer.iterations.numpy() == 6
-        results.append({v.path: v.numpy() for v in (*model.variables, *optimizer.variables)})
-    assert_same(*results)
-
-
 def test_schedules_callables_and_whole_numbers_are_learning_rates():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [1.0, 0.5, 0.25])
     for rate, expected in ((schedule, 1.75), (lambda: tf.constant(0.5), 1.5), (1, 3.0), (np.float32(1), 3.0)):
@@ -509,16 +449,6 @@ def test_schedules_callables_and_whole_numbers_are_learning_rates():
         for _ in range(3):
             optimizer.apply([tf.constant([1.0])], [variable])
         np.testing.assert_allclose(variable.numpy(), [expected * math.tanh(0.5)], rtol=1e-6)
-
-
-def test_learning_rate_can_be_set_between_steps():
-    variable = keras.Variable([0.0])
-    optimizer = RNNprop(constant_network(0.5))
-    step = stepper(optimizer, [variable], "graph")
-    step(tf.constant([1.0]))
-    optimizer.learning_rate = 0.3
-    step(tf.constant([1.0]))
-    np.testing.assert_allclose(variable.numpy(), [0.4 * math.tanh(0.5)], rtol=1e-6)
 
 
 def test_weight_decay_is_keras_own_and_honours_exclusions():
@@ -543,17 +473,6 @@ def test_variable_without_gradient_is_left_alone():
     for name, slot in slots(optimizer).items():
         changed = np.any(slot != before[0][name])
         assert changed == ("kernel" not in name), name
-
-
-def test_frozen_layer_has_no_state_and_stays():
-    frozen = keras.layers.Dense(2, name="frozen", trainable=False)
-    model = keras.Sequential([keras.Input((2,)), frozen, keras.layers.Dense(1, name="free")], name="model")
-    before = frozen.kernel.numpy()
-    model.compile(RNNprop(random_network()), "mse")
-    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
-    np.testing.assert_array_equal(frozen.kernel.numpy(), before)
-    assert not any("frozen" in v.path for v in model.optimizer.variables)
-    assert own_variable(model.optimizer, "step") == 1
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -615,15 +534,6 @@ def test_other_types_are_refused(dtype):
         RNNprop(random_network()).build([variable])
 
 
-def test_empty_variables_take_steps():
-    empty, full = keras.Variable(np.zeros((0, 3))), keras.Variable([1.0])
-    optimizer = RNNprop(random_network())
-    optimizer.apply([tf.zeros((0, 3)), tf.ones(1)], [empty, full])
-    optimizer.apply([tf.zeros((0, 3))], [empty])
-    assert full.numpy() != 1.0
-    assert own_variable(optimizer, "step") == 2
-
-
 # Arguments
 
 
@@ -660,13 +570,6 @@ def test_empty_variables_take_steps():
 def test_wrong_arguments_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
-
-
-def test_unknown_variable_is_refused():
-    optimizer = RNNprop(random_network())
-    optimizer.build([keras.Variable([1.0])])
-    with pytest.raises(ValueError, match="Unknown variable"):
-        optimizer.apply([tf.ones(1)], [keras.Variable([1.0])])
 
 
 def test_a_finite_gradient_whose_square_is_not_is_skipped_too():
