@@ -22,14 +22,30 @@ class MetaTrainConfig:
     """A meta-training run. The defaults are the paper's for RNNprop (sections 4 and 5)."""
 
     rule: str = _setting("rnnprop", "update rule: rnnprop or dm (Andrychowicz et al. 2016)")
-    task: str = _setting("mnist-nn-sigmoid-100", "optimizee, a name of trainer.problems.catalog")
+    task: str = _setting(
+        "mnist-nn-sigmoid-100",
+        "optimizee, a name of trainer.problems.catalog; or several, with commas, of which episodes draw one",
+    )
+    initial: str = _setting("", "weights to begin with, a name or folder; fresh ones by default")
     scaling: float = _setting(3.0, "Random Scaling's log-range L for f (section 4.1); 0 for none")
+    mixed_scaling: bool = _setting(
+        False,
+        "scale by coordinate, by tensor and as a whole, each in some episodes only, up to the log-range",
+    )
     convex_dimension: int = _setting(20, "n of the convex function g (section 4.2); 0 for none")
     convex_scaling: float = _setting(1.0, "Random Scaling's log-range L for g; 0 for none")
     tasks: int = _setting(1, "episodes per outer update, side by side")
     alpha: float = _setting(0.1, "learning rate of the rule, the bound on one step, Eq. (7)")
     steps: int = _setting(100, "steps an episode; a multiple of the period")
+    longest: int = _setting(
+        0, "if above `steps`, episodes are of log-uniform length from `steps` to this, in whole periods"
+    )
     period: int = _setting(20, "steps between two outer updates, T of truncated BPTT")
+    dense_steps: int = _setting(
+        0,
+        "from this age on a period has an outer update with probability dense_steps / age, so that late "
+        "periods do not outnumber the early ones; 0: every period has one",
+    )
     loss_weights: str = _setting("last", "the outer loss: last (w_T = 1) or mean (w_t = 1 for all)")
     log_loss: bool = _setting(False, "take the logarithm of the losses")
     last_batches: int = _setting(1, "batches over which the last loss of a period is taken")
@@ -51,13 +67,14 @@ class MetaTrainConfig:
     seed: int = _setting(0, "of the initial weights, the episodes and the data order")
 
     def __post_init__(self) -> None:
-        catalog.task(self.task)
+        for name in self.task_names:
+            catalog.task(name)
         self._expect(self.rule in RULES, "rule", f"one of {', '.join(RULES)}")
         self._expect(self.select in ("train", "validation"), "select", "train or validation")
         self._expect(self.loss_weights in ("last", "mean"), "loss_weights", "last or mean")
         for name in ("tasks", "steps", "period", "last_batches", "iterations", "checkpoint_every"):
             self._expect(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm"):
+        for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm", "longest", "dense_steps"):
             self._expect(0 <= getattr(self, name) < float("inf"), name, "0 or more")
         self._expect(0 <= self.seed < 2**31, "seed", "a number from 0 to 2^31 - 1")
         for name in ("alpha", "learning_rate"):
@@ -68,6 +85,15 @@ class MetaTrainConfig:
     def _expect(self, holds: bool, name: str, expected: str) -> None:
         if not holds:
             raise ValueError(f"{name}: expected {expected}. Received: {getattr(self, name)!r}")
+
+    @property
+    def task_names(self) -> list[str]:
+        return self.task.split(",")
+
+    @property
+    def periods(self) -> int:
+        """Of the longest episode."""
+        return max(self.steps, self.longest) // self.period
 
     @property
     def objective(self) -> Objective:
@@ -94,6 +120,17 @@ QUICK: dict[str, Any] = {
     "checkpoint_every": 250,
 }
 
+MIXTURE = (
+    "mnist-pool4-nn-sigmoid-100",
+    "mnist-pool4-nn-relu-100",
+    "mnist-pool4-nn-l2-tanh-b64-100",
+    "mnist-pool4-nn-l3-sigmoid-100",
+    "mnist-pool2-nn-sigmoid-100",
+    "digits-nn-elu-b32-100",
+    "mnist-pool4-cnn-100",
+    "cifar-pool4-cnn-100",
+)
+
 PRESETS: dict[str, MetaTrainConfig] = {
     # The paper's recipe to the letter, but for the backward pass on a sample of the coordinates.
     "paper-rnnprop": PAPER_RNNPROP,
@@ -107,6 +144,26 @@ PRESETS: dict[str, MetaTrainConfig] = {
     "quick-rnnprop": dataclasses.replace(PAPER_RNNPROP, **QUICK),
     "quick-rnnprop-no-scaling": dataclasses.replace(PAPER_RNNPROP, **QUICK, scaling=0.0, convex_scaling=0.0),
     "quick-dm": dataclasses.replace(PAPER_DM, **QUICK),
+    # Many small problems, and episodes of up to 3,000 steps.
+    "mixture": dataclasses.replace(
+        PAPER_RNNPROP,
+        task=",".join(MIXTURE),
+        initial="rnnprop-paper",
+        mixed_scaling=True,
+        convex_dimension=0,
+        steps=100,
+        longest=3_000,
+        period=100,
+        dense_steps=300,
+        log_loss=True,
+        last_batches=4,
+        sample=0.1,
+        iterations=6_000,
+        learning_rate=3e-4,
+        cosine_decay=True,
+        clipnorm=1.0,
+        checkpoint_every=250,
+    ),
     # What `make demo` does in two minutes.
     "demo": dataclasses.replace(
         PAPER_RNNPROP,

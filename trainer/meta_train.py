@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,6 +13,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from rnnprop_tf import network as coordinatewise
+from rnnprop_tf import pretrained
 from rnnprop_tf.network import Architecture, Network
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
 from trainer import checkpoint, distribution, files, interrupts, meta_gradient, unroll
@@ -39,17 +40,25 @@ def rule_of(config: MetaTrainConfig) -> tuple[Rule, Architecture]:
     return RNNpropRule(), Architecture()
 
 
-def problem_of(config: MetaTrainConfig, data_dir: str | None, tasks: int) -> Problem:
-    """The optimizee with the tricks that the config asks for, so many times."""
-    problem = _scaled(catalog.task(config.task).build(data_dir), config.scaling)
+def problem_of(config: MetaTrainConfig, task: str, data_dir: str | None, tasks: int) -> Problem:
+    """The optimizee of that name with the tricks that the config asks for, so many times."""
+    problem = catalog.task(task).build(data_dir)
+    if config.scaling:
+        problem = RandomScaling(problem, config.scaling, config.mixed_scaling)
     if config.convex_dimension:
-        convex = _scaled(Convex(config.convex_dimension), config.convex_scaling)
+        convex: Problem = Convex(config.convex_dimension)
+        if config.convex_scaling:
+            convex = RandomScaling(convex, config.convex_scaling)
         problem = Combination(problem, convex)
     return Tasks(problem, tasks) if tasks > 1 else problem
 
 
-def _scaled(problem: Problem, log_range: float) -> Problem:
-    return RandomScaling(problem, log_range) if log_range else problem
+class Plan(NamedTuple):
+    """What an episode will be."""
+
+    problem: Problem
+    updates: list[bool]
+    """By period: whether it has an outer update, or is only there to come to the next one."""
 
 
 class MetaTrainer:
@@ -78,12 +87,13 @@ class MetaTrainer:
         self.strategy = strategy or tf.distribute.get_strategy()
         self.rule, self.architecture = rule_of(config)
         share = distribution.tasks_per_replica(self.strategy, config.tasks)
-        self.problem = problem_of(config, data_dir, share)  # one replica's part
+        # One replica's part of each.
+        self.problems = [problem_of(config, name, data_dir, share) for name in config.task_names]
         self.iteration = 0
         self.skipped_updates = 0
         self.block_losses: list[float] = []
         self.average_loss: float | None = None
-        initial = coordinatewise.initial_weights(self.architecture, config.seed)
+        initial = self._initial_weights()
         self.network: Network = tf.nest.map_structure(tf.Variable, initial)
         self._weights = tf.nest.flatten(self.network)
         self._outer = _outer_optimizer(config)
@@ -93,6 +103,7 @@ class MetaTrainer:
         self._validation: curves.LearnedRunner | None = None
         self._begin = tf.function(self._begin_episode, autograph=False)
         self._train = tf.function(self._train_period, autograph=False)
+        self._advance = tf.function(self._advance_period, autograph=False)
 
     def weights(self) -> Network:
         """The weights as NumPy arrays."""
@@ -100,11 +111,18 @@ class MetaTrainer:
 
     def train_episode(self) -> float:
         """One iteration: an episode with one outer update a period. Returns its mean objective."""
+        problem, updates = self._plan()
+        if self.config.cosine_decay:
+            self._outer.learning_rate.assign(self._learning_rate())
         iteration = tf.constant(self.iteration)
-        carry, constants = self._begin(iteration)
+        carry, constants = self._begin(problem, iteration)
         objectives = []
-        for period in range(self.config.steps // self.config.period):
-            carry, objective, finite = self._train(iteration, tf.constant(period), carry, constants)
+        for k, updating in enumerate(updates):
+            period = tf.constant(k)
+            if not updating:
+                carry = self._advance(problem, iteration, period, carry, constants)
+                continue
+            carry, objective, finite = self._train(problem, iteration, period, carry, constants)
             objectives.append(float(objective))
             self.skipped_updates += not bool(finite)
         self.iteration += 1
@@ -112,19 +130,72 @@ class MetaTrainer:
         self._average(loss)
         return loss
 
-    def _begin_episode(self, iteration: tf.Tensor) -> tuple[unroll.Carry, Any]:
-        return self.strategy.run(self._begin_share, (iteration,))
+    def _initial_weights(self) -> Network:
+        if not self.config.initial:
+            return coordinatewise.initial_weights(self.architecture, self.config.seed)
+        found = pretrained.load(self.config.initial)
+        if type(found.rule) is not type(self.rule):
+            raise ValueError(
+                f"initial: expected weights of a {type(self.rule).__name__}. "
+                f"Received: {self.config.initial}, those of a {type(found.rule).__name__}"
+            )
+        self.architecture = coordinatewise.architecture_of(found.network)
+        return found.network
 
-    def _begin_share(self, iteration: tf.Tensor) -> tuple[unroll.Carry, Any]:
-        draw = self.problem.draw(self._seed_of_share(tf.random.fold_in(self._seed, iteration)))
+    def _plan(self) -> Plan:
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.iteration])
+        problem = self.problems[rng.integers(len(self.problems))]
+        shortest = config.steps // config.period
+        periods = round(math.exp(rng.uniform(math.log(shortest), math.log(config.periods))))
+        ages = config.period * np.arange(periods)
+        updates = rng.uniform(size=periods) * ages < (config.dense_steps or math.inf)
+        return Plan(problem, updates.tolist())
+
+    def _learning_rate(self) -> float:
+        progress = self.iteration / self.config.iterations
+        return self.config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+    def _begin_episode(self, problem: Problem, iteration: tf.Tensor) -> tuple[unroll.Carry, Any]:
+        return self.strategy.run(self._begin_share, (problem, iteration))
+
+    def _begin_share(self, problem: Problem, iteration: tf.Tensor) -> tuple[unroll.Carry, Any]:
+        draw = problem.draw(self._seed_of_share(problem, tf.random.fold_in(self._seed, iteration)))
         return unroll.start(self.rule, self.network, draw.params), draw.constants
 
+    def _advance_period(
+        self, problem: Problem, iteration: tf.Tensor, period: tf.Tensor, carry: unroll.Carry, constants: Any
+    ) -> unroll.Carry:
+        """A period's steps without an outer update."""
+        network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
+        return self.strategy.run(self._advance_share, (problem, iteration, period, network, carry, constants))
+
+    def _advance_share(
+        self,
+        problem: Problem,
+        iteration: tf.Tensor,
+        period: tf.Tensor,
+        network: Network,
+        carry: unroll.Carry,
+        constants: Any,
+    ) -> unroll.Carry:
+        steps, alpha = self.config.period, self.config.alpha
+        batches = self._batches_of_share(problem, iteration, period, steps)
+
+        @tf.function(jit_compile=problem.compiles_well or None, autograph=False)
+        def make_steps(network: Network, carry: unroll.Carry, constants: Any, batches: Any) -> unroll.Carry:
+            return unroll.unroll(problem, self.rule, network, alpha, carry, constants, batches, steps)[0]
+
+        return make_steps(network, carry, constants, batches)
+
     def _train_period(
-        self, iteration: tf.Tensor, period: tf.Tensor, carry: unroll.Carry, constants: Any
+        self, problem: Problem, iteration: tf.Tensor, period: tf.Tensor, carry: unroll.Carry, constants: Any
     ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
         """One outer update. Carry and constants are the replicas'; what they find out is averaged here."""
         network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
-        shares = self.strategy.run(self._period_of_share, (iteration, period, network, carry, constants))
+        shares = self.strategy.run(
+            self._period_of_share, (problem, iteration, period, network, carry, constants)
+        )
         carry, *found = shares
         objective, flat = (self.strategy.reduce("MEAN", value, axis=None) for value in found)
         gradients = unpack(flat, tuple(tuple(weight.shape) for weight in self._weights))
@@ -139,31 +210,43 @@ class MetaTrainer:
         return carry, objective, finite
 
     def _period_of_share(
-        self, iteration: tf.Tensor, period: tf.Tensor, network: Network, carry: unroll.Carry, constants: Any
+        self,
+        problem: Problem,
+        iteration: tf.Tensor,
+        period: tf.Tensor,
+        network: Network,
+        carry: unroll.Carry,
+        constants: Any,
     ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
         """One replica's part of an outer update: carry, objective and gradient, the latter one vector."""
         config = self.config
-        first = tf.cast(iteration, tf.int64) * config.steps + tf.cast(period, tf.int64) * config.period
-        batches = self.problem.batches(self._seed_of_share(self._seed), first, config.objective.batches)
+        batches = self._batches_of_share(problem, iteration, period, config.objective.batches)
         start = PeriodStart(
-            self.problem, self.rule, network, config.alpha, config.objective, carry, constants, batches
+            problem, self.rule, network, config.alpha, config.objective, carry, constants, batches
         )
         if config.plain_tape:
             result = meta_gradient.taped(start)
         else:
-            sample = None if config.sample == 1 else math.ceil(config.sample * self.problem.size)
+            sample = None if config.sample == 1 else math.ceil(config.sample * problem.size)
             # 1, 2, ... on the first replica, and so on: each has samples of its own.
-            count = distribution.replica_id() * (config.steps // config.period) + period + 1
+            count = distribution.replica_id() * config.periods + period + 1
             seed = tf.random.fold_in(tf.random.fold_in(self._seed, iteration), count)
             result = meta_gradient.replayed(start, sample, seed)
         flat = tf.concat([tf.reshape(g, [-1]) for g in tf.nest.flatten(result.gradient)], axis=0)
         return result.carry, result.objective, flat
 
-    def _seed_of_share(self, seed: Seed) -> Seed:
+    def _batches_of_share(self, problem: Problem, iteration: tf.Tensor, period: tf.Tensor, count: int) -> Any:
+        """This replica's batches from the period's first one on."""
+        config = self.config
+        periods = tf.cast(iteration, tf.int64) * config.periods + tf.cast(period, tf.int64)
+        seed = self._seed_of_share(problem, self._seed)
+        return problem.batches(seed, periods * config.period, count)
+
+    def _seed_of_share(self, problem: Problem, seed: Seed) -> Seed:
         """The seeds of this replica's tasks, the same whichever replica has them."""
         if self.config.tasks == 1:
             return seed
-        tasks = self.problem.tasks
+        tasks = problem.tasks
         own = distribution.replica_id() * tasks + tf.range(tasks)
         seeds = tf.gather(tf.random.split(seed, self.config.tasks), own)
         return seeds if tasks > 1 else seeds[0]
@@ -181,9 +264,9 @@ class MetaTrainer:
             self.block_losses = []
 
     def validation_loss(self) -> float:
-        """The mean final loss on the task itself, without tricks, from starts that nothing else uses."""
+        """The mean final loss on the first task, without tricks, from starts that nothing else uses."""
         if self._validation is None:
-            problem = catalog.task(self.config.task).build(self._data_dir)
+            problem = catalog.task(self.config.task_names[0]).build(self._data_dir)
             self._validation = curves.LearnedRunner(problem, self.rule, self.weights(), self.config.alpha)
         self._validation.network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
         runs = (self._validation.run(self.config.steps, seed) for seed in VALIDATION_SEEDS)
@@ -222,11 +305,7 @@ class MetaTrainer:
 
 
 def _outer_optimizer(config: MetaTrainConfig) -> keras.optimizers.Optimizer:
-    rate: Any = config.learning_rate
-    if config.cosine_decay:
-        updates = config.iterations * (config.steps // config.period)
-        rate = keras.optimizers.schedules.CosineDecay(rate, updates)
-    return keras.optimizers.Adam(rate, global_clipnorm=config.clipnorm or None)
+    return keras.optimizers.Adam(config.learning_rate, global_clipnorm=config.clipnorm or None)
 
 
 def _check_continues(config: MetaTrainConfig, saved: MetaTrainConfig) -> None:

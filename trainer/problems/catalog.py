@@ -29,16 +29,29 @@ class Task:
     """Length of a run, in optimizer steps."""
 
 
-def _mlp(dataset: str, pool: int = 1, hidden: tuple[int, ...] = (20,), activation: str = "sigmoid") -> Build:
-    def build(data_dir: str | None) -> Problem:
-        images = datasets.load(dataset, data_dir=data_dir)
-        return MLP(datasets.pooled(images, pool) if pool > 1 else images, hidden, activation)
-
-    return build
+def _images(dataset: str, pool: int, data_dir: str | None) -> datasets.Images:
+    images = datasets.load(dataset, data_dir=data_dir)
+    return datasets.pooled(images, pool) if pool > 1 else images
 
 
-def _cnn(dataset: str, structure: str) -> Build:
-    return lambda data_dir: CNN(datasets.load(dataset, data_dir=data_dir), structure)
+def _mlp(
+    dataset: str,
+    pool: int = 1,
+    hidden: tuple[int, ...] = (20,),
+    activation: str = "sigmoid",
+    batch_size: int = 128,
+) -> Build:
+    return lambda data_dir: MLP(_images(dataset, pool, data_dir), hidden, activation, batch_size)
+
+
+def _cnn(
+    dataset: str,
+    structure: str,
+    pool: int = 1,
+    batch_size: int = 128,
+    channels: tuple[int, int] = (16, 32),
+) -> Build:
+    return lambda data_dir: CNN(_images(dataset, pool, data_dir), structure, batch_size, channels)
 
 
 def _sine(layers: int = 1, noise: float = 0.1) -> Build:
@@ -62,9 +75,19 @@ PAPER_TASKS: dict[str, Task] = {
 SMALL_TASKS: dict[str, Task] = {
     "digits-nn-sigmoid-100": Task(_mlp("digits"), 100),
     "digits-nn-relu-100": Task(_mlp("digits", activation="relu"), 100),
+    "digits-nn-elu-b32-100": Task(_mlp("digits", hidden=(16,), activation="elu", batch_size=32), 100),
+    "digits-cnn-100": Task(_cnn("digits", "c-c-p-f", channels=(4, 8), batch_size=64), 100),
     "mnist-pool2-nn-sigmoid-100": Task(_mlp("mnist", pool=2), 100),
+    "mnist-pool4-nn-sigmoid-100": Task(_mlp("mnist", pool=4), 100),
+    "mnist-pool4-nn-relu-100": Task(_mlp("mnist", pool=4, activation="relu"), 100),
+    "mnist-pool4-nn-l2-tanh-b64-100": Task(
+        _mlp("mnist", pool=4, hidden=(16, 16), activation="tanh", batch_size=64), 100
+    ),
+    "mnist-pool4-nn-l3-sigmoid-100": Task(_mlp("mnist", pool=4, hidden=(20,) * 3), 100),
+    "mnist-pool4-cnn-100": Task(_cnn("mnist", "c-c-f", pool=4, channels=(4, 8)), 100),
+    "cifar-pool4-cnn-100": Task(_cnn("cifar10", "c-c-p-f", pool=4, channels=(6, 8)), 100),
 }
-"""Cheap tasks, for meta-training and for trying things out."""
+"""Cheap tasks, for meta-training and for trying things out; `pool4`: averaged over 4x4 pixels."""
 
 TASKS: dict[str, Task] = PAPER_TASKS | SMALL_TASKS
 

@@ -11,8 +11,6 @@ from trainer.datasets import ImageBatches, Images
 from trainer.problems.base import Draw, Problem, Seed, normal_params, unpack
 
 CLASSES = 10
-CHANNELS = (16, 32)
-"""Before and after the first pooling layer."""
 FULLY_CONNECTED_UNITS = 64
 
 
@@ -24,13 +22,27 @@ class CNN(Problem):
     before it with 64 units and ReLU.
     """
 
-    def __init__(self, images: Images, structure: str = "c-c-p-f", batch_size: int = 128) -> None:
+    def __init__(
+        self,
+        images: Images,
+        structure: str = "c-c-p-f",
+        batch_size: int = 128,
+        channels: tuple[int, int] = (16, 32),
+    ) -> None:
+        """
+        Args:
+            images: the data.
+            structure: the layers.
+            batch_size: images a batch.
+            channels: of the convolutions before and after the first pooling layer.
+        """
         if not re.fullmatch(r"(?:[cp]-)*f(?:-f)*", structure):
             raise ValueError(
                 f"Expected a structure of c and p, then f, such as 'c-c-p-f'. Received: {structure!r}"
             )
         self._stream = ImageBatches(images, batch_size)
         self._layers = structure.split("-")
+        self._channels = channels
 
     @property
     def compiles_well(self) -> bool:
@@ -48,7 +60,7 @@ class CNN(Problem):
                 height, width, pools = height // 2, width // 2, pools + 1
                 continue
             if layer == "c":
-                units = CHANNELS[min(pools, 1)]
+                units = self._channels[min(pools, 1)]
                 shapes.append((3, 3, channels, units))
                 channels = units
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -12,12 +13,16 @@ from trainer.problems.base import Draw, Problem, Seed, split_seed
 class RandomScaling(Problem):
     """f(theta) becomes f(c theta), started at theta_0 / c: the same values in another geometry, Eq. (2).
 
-    c is drawn per coordinate and episode: exp of U[-log_range, log_range] (section 5).
+    c is drawn per coordinate and episode: exp of U[-log_range, log_range] (section 5). With `mixed`, a
+    departure from the paper, episodes differ in how they are scaled: log c is the sum of a part for each
+    coordinate, one for each parameter tensor and one for all. Each part is there or not with even odds, its
+    range drawn from U[0, log_range].
     """
 
-    def __init__(self, problem: Problem, log_range: float) -> None:
+    def __init__(self, problem: Problem, log_range: float, mixed: bool = False) -> None:
         self._problem = problem
         self._log_range = log_range
+        self._log_c = self._mixed_log_c if mixed else self._uniform_log_c
 
     @property
     def compiles_well(self) -> bool:
@@ -30,11 +35,22 @@ class RandomScaling(Problem):
     def draw(self, seed: Seed) -> Draw:
         scale_seed, inner_seed = split_seed(seed, 2)
         inner = self._problem.draw(inner_seed)
-        log_c = tf.random.stateless_uniform(
-            [self.size], scale_seed, minval=-self._log_range, maxval=self._log_range
-        )
-        c = tf.exp(log_c)
+        c = tf.exp(self._log_c(scale_seed))
         return Draw(inner.params / c, constants=(c, inner.constants))
+
+    def _uniform_log_c(self, seed: Seed) -> tf.Tensor:
+        return tf.random.stateless_uniform([self.size], seed, minval=-self._log_range, maxval=self._log_range)
+
+    def _mixed_log_c(self, seed: Seed) -> tf.Tensor:
+        odds_seed, range_seed, *part_seeds = split_seed(seed, 5)
+        there = tf.random.stateless_uniform([3], odds_seed) < 0.5
+        ranges = tf.where(there, tf.random.stateless_uniform([3], range_seed, maxval=self._log_range), 0.0)
+        counts = (self.size, len(self.shapes), 1)
+        coordinates, tensors, whole = (
+            tf.random.stateless_uniform([count], part_seed, minval=-limit, maxval=limit)
+            for count, part_seed, limit in zip(counts, part_seeds, tf.unstack(ranges), strict=True)
+        )
+        return coordinates + tf.repeat(tensors, [math.prod(shape) for shape in self.shapes]) + whole
 
     def batches(self, seed: Seed, first: tf.Tensor, count: int) -> Any:
         return self._problem.batches(seed, first, count)
@@ -100,5 +116,7 @@ class Tasks(Problem):
         return tf.nest.map_structure(lambda *parts: tf.stack(parts, axis=1), *streams)
 
     def loss(self, params: tf.Tensor, constants: Any, batch: Any) -> tf.Tensor:
+        # One by one: XLA's batched products on a CPU take ten times as long as its single ones.
         each = (tf.reshape(params, [self.tasks, -1]), constants, batch)
-        return tf.vectorized_map(lambda task: self._problem.loss(*task), each)
+        tasks = zip(*(tf.unstack(part, self.tasks) for part in tf.nest.flatten(each)), strict=True)
+        return tf.stack([self._problem.loss(*tf.nest.pack_sequence_as(each, list(task))) for task in tasks])
