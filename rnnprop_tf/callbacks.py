@@ -59,7 +59,7 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
     >>> rnnprop_tf.update_statistics(optimizer)["dense/kernel"].saturated
     0.03125
     """
-    step = int(optimizer._step)
+    step = int(_value(optimizer._step))
     if step == 0:
         return {}
     rate = _last_learning_rate(optimizer)
@@ -76,7 +76,7 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
 
 def _statistics(rule: Rule, output: Any, slots: RuleState, step: int, rate: float) -> UpdateStatistics:
     # Eager, a variable at a time: nothing to trace, and no more memory than a fraction of one's state.
-    h = tf.cast(slots.lstm[-1].h.value, "float32")
+    h = tf.cast(_value(slots.lstm[-1].h), "float32")
     direction = rule.direction(tf.tensordot(output.kernel[0], h, 1) + output.bias[0])
     touched = tf.cast(tf.reduce_any(h != 0.0, axis=0), "float32")
     count = tf.reduce_sum(touched)
@@ -94,7 +94,7 @@ def _statistics(rule: Rule, output: Any, slots: RuleState, step: int, rate: floa
 
 
 def _m_tilde(rule: RNNpropRule, slots: RuleState, step: int) -> Tensor:
-    m, v = (slot.value for slot in slots.accumulators)
+    m, v = map(_value, slots.accumulators)
     m_hat = m / (1.0 - rule.beta_1**step)
     v_hat = v / (1.0 - rule.beta_2**step)
     return m_hat / (tf.sqrt(v_hat) + rule.epsilon)
@@ -104,10 +104,15 @@ def _last_learning_rate(optimizer: LearnedOptimizer) -> float:
     """That of the last step; `optimizer.learning_rate` is that of the next."""
     schedule = optimizer._learning_rate
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        return float(optimizer.learning_rate)
+        return float(_value(optimizer.learning_rate))
     # Keras asks a schedule by the number of batches, also with accumulated gradients.
-    batches = int(optimizer.iterations) * (optimizer.gradient_accumulation_steps or 1)
+    batches = int(_value(optimizer.iterations)) * (optimizer.gradient_accumulation_steps or 1)
     return float(schedule(batches - 1))
+
+
+def _value(variable: Any) -> Tensor:
+    """As a tensor; of a variable with a copy on each replica, the first."""
+    return tf.convert_to_tensor(variable)
 
 
 class OptimizerMonitor(keras.callbacks.Callback):
@@ -198,8 +203,8 @@ class OptimizerMonitor(keras.callbacks.Callback):
         assert self._writer is not None
         with self._writer.as_default():
             for optimizer in _learned(self.model.optimizer):
-                step = int(optimizer.iterations)
-                tf.summary.scalar("skipped_steps", int(optimizer.skipped_steps), step)
+                step = int(_value(optimizer.iterations))
+                tf.summary.scalar("skipped_steps", int(_value(optimizer.skipped_steps)), step)
                 for variable, statistics in update_statistics(optimizer).items():
                     for name, value in statistics._asdict().items():
                         if value is not None:

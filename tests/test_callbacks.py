@@ -1,6 +1,9 @@
 """What `OptimizerMonitor` logs is what the optimizer did, whatever runs the step."""
 
 import math
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import keras
@@ -180,3 +183,27 @@ def test_another_optimizer_is_refused(tmp_path):
 def test_bad_update_freq_is_refused(value):
     with pytest.raises(ValueError, match=f'"epoch", "batch" or a positive integer. Received: .*{value!r}'):
         OptimizerMonitor("logs", update_freq=value)
+
+
+@pytest.mark.slow  # A process of its own, for two devices.
+def test_with_two_replicas_the_numbers_are_those_of_the_change(tmp_path):
+    program = f"""
+        import keras, numpy as np, tensorflow as tf
+        from rnnprop_tf import OptimizerMonitor, RNNprop, update_statistics
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")])
+            model.compile(RNNprop.from_pretrained(), "mse")
+        kernel, values = model.get_layer("last").kernel, []
+        watch = lambda *_, **__: values.append(kernel.numpy())
+        spy = keras.callbacks.LambdaCallback(on_train_batch_end=watch)
+        monitor = OptimizerMonitor({str(tmp_path)!r}, update_freq=1)
+        model.fit(np.ones((8, 3)), np.ones((8, 2)), batch_size=4, verbose=0, callbacks=[monitor, spy])
+        [found] = [s.update_rms for path, s in update_statistics(model.optimizer).items() if "kernel" in path]
+        np.testing.assert_allclose(found, np.sqrt(np.mean((values[1] - values[0]) ** 2)), rtol=1e-4)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=300)
+    logged = events(tmp_path / "optimizer")
+    assert list(next(values for tag, values in logged.items() if tag.startswith("update_rms"))) == [1, 2]
