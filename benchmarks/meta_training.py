@@ -37,7 +37,7 @@ def flat(gradient: Any) -> np.ndarray:
 
 def main(_: list[str]) -> None:
     config = preset("paper-rnnprop")
-    problem = problem_of(config, FLAGS.data_dir, config.tasks)
+    problem = problem_of(config, config.task, FLAGS.data_dir, config.tasks)
     weights = pretrained.load(pretrained.DEFAULT)
     rule, objective = weights.rule, config.objective
     network = tf.nest.map_structure(tf.constant, weights.network)

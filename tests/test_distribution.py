@@ -250,16 +250,17 @@ check_equal(sample=1.0, tasks=2)
 
 def estimator(**changes):
     trainer = MetaTrainer(dataclasses.replace(config, tasks=2, **changes), strategy=strategy)
-    batches = trainer.problem.batches
-    trainer.problem.batches = lambda seed, first, count: batches(seed, 0 * first, count)
-    carry, constants = trainer._begin(tf.constant(0))
+    [problem] = trainer.problems
+    batches = problem.batches
+    problem.batches = lambda seed, first, count: batches(seed, 0 * first, count)
+    carry, constants = trainer._begin(problem, tf.constant(0))
 
     @tf.function(autograph=False)
     def estimate(iteration):
         # Of all that depends on the iteration only the sample is left.
         network = tf.nest.map_structure(tf.convert_to_tensor, trainer.network)
         shares = strategy.run(
-            trainer._period_of_share, (iteration, tf.constant(0), network, carry, constants)
+            trainer._period_of_share, (problem, iteration, tf.constant(0), network, carry, constants)
         )
         return strategy.reduce("MEAN", shares[2], axis=None)
 

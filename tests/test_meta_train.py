@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
+from rnnprop_tf import pretrained
 from trainer import checkpoint, export, files, meta_gradient, meta_train, train
 from trainer.checkpoint import Checkpoint
 from trainer.config import PRESETS, MetaTrainConfig, preset
@@ -125,15 +126,15 @@ def test_validation_is_on_the_plain_task_and_changes_nothing():
 
 
 def test_the_tricks_are_those_of_the_config():
-    problem = fresh(TINY).problem
+    [problem] = fresh(TINY).problems
     assert isinstance(problem, Combination)
     assert [(type(p), p._log_range) for p in (problem._f, problem._g)] == [
         (RandomScaling, 3.0),
         (RandomScaling, 1.0),
     ]
     plain = dataclasses.replace(TINY, scaling=0.0, convex_dimension=0)
-    assert meta_train.problem_of(plain, None, 1).size == problem.size - 3
-    many = meta_train.problem_of(TINY, None, 3)
+    assert meta_train.problem_of(plain, TINY.task, None, 1).size == problem.size - 3
+    many = meta_train.problem_of(TINY, TINY.task, None, 3)
     assert isinstance(many, Tasks)
     assert many.size == 3 * problem.size
 
@@ -180,10 +181,108 @@ def test_an_episode_makes_one_update_a_period():
 
 
 def test_episodes_differ_and_seeds_differ():
-    trainer = fresh(TINY)
-    starts = [trainer._begin(tf.constant(k))[0].params.numpy() for k in (0, 1)]
-    starts.append(MetaTrainer(dataclasses.replace(TINY, seed=1))._begin(tf.constant(0))[0].params.numpy())
+    def start(trainer, iteration):
+        return trainer._begin(trainer.problems[0], tf.constant(iteration))[0].params.numpy()
+
+    starts = [start(fresh(TINY), k) for k in (0, 1)]
+    starts.append(start(MetaTrainer(dataclasses.replace(TINY, seed=1)), 0))
     assert len({start.tobytes() for start in starts}) == 3
+
+
+# Mixtures.
+
+MIXED = dataclasses.replace(
+    REPLAY,
+    task="digits-nn-sigmoid-100,digits-nn-elu-b32-100",
+    longest=12,
+    dense_steps=3,
+    mixed_scaling=True,
+    iterations=8,
+    cosine_decay=True,
+)
+
+
+def test_an_episode_draws_its_problem_and_its_length():
+    config = dataclasses.replace(MIXED, steps=100, period=50, longest=1_600, dense_steps=200)
+    trainer = fresh(MIXED)
+    with mock.patch.object(trainer, "config", config):
+        plans = []
+        for trainer.iteration in range(600):
+            plans.append(trainer._plan())
+    shares = [np.mean([plan.problem is problem for plan in plans]) for problem in trainer.problems]
+    np.testing.assert_allclose(shares, [0.5, 0.5], atol=0.07)
+    periods = np.array([len(plan.updates) for plan in plans])
+    assert (periods.min(), periods.max()) == (2, 32)
+    # Log-uniform: a quarter each for a factor of two.
+    quarters = np.histogram(np.log2(periods), [1, 2, 3, 4, 5.01])[0] / 600
+    np.testing.assert_allclose(quarters, [0.25] * 4, atol=0.07)
+    # Up to 200 steps all periods have an update; at 800 to 1,600 steps a quarter to an eighth of them.
+    assert all(all(plan.updates[:4]) for plan in plans)
+    late = np.concatenate([plan.updates[16:] for plan in plans])
+    assert 0.12 < late.mean() < 0.25
+
+
+def test_a_paper_s_episode_is_always_the_same_plan():
+    trainer = fresh(TINY)
+    for trainer.iteration in range(20):
+        assert trainer._plan() == (trainer.problems[0], [True, True])
+
+
+def test_periods_without_an_update_only_move_on():
+    """Without an update the weights stay, and the steps made are those of a period with one."""
+    trainer = fresh(MIXED)
+    problem = trainer.problems[0]
+    carry, constants = trainer._begin(problem, tf.constant(0))
+    arguments = problem, tf.constant(0), tf.constant(1), carry, constants
+    before = tensors(trainer)
+    advanced = trainer._advance(*arguments)
+    assert_same(tensors(trainer), before)
+    trained, *_ = trainer._train(*arguments)
+    tf.nest.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), advanced, trained
+    )
+    assert any((tensors(trainer)[name] != value).any() for name, value in before.items())
+
+
+def test_a_mixture_is_resumed_exactly(tmp_path):
+    whole = fresh(MIXED)
+    for _ in range(8):
+        whole.train_episode()
+    expected = tensors(whole)
+    half = fresh(MIXED)
+    for _ in range(3):
+        half.train_episode()
+    saved = half.checkpoint()
+    checkpoint.save(str(tmp_path), saved)
+    resumed = fresh(MIXED)
+    resumed.restore(checkpoint.load(checkpoint.path_of(str(tmp_path), 3)))
+    for _ in range(5):
+        resumed.train_episode()
+    assert_same(tensors(resumed), expected)
+
+
+def test_the_learning_rate_falls_along_a_cosine_of_the_iterations():
+    trainer = fresh(MIXED)
+    rates = []
+    for trainer.iteration in (0, 2, 4, 8):
+        rates.append(trainer._learning_rate())
+    np.testing.assert_allclose(rates, np.array([1.0, 0.5 + 0.5**1.5, 0.5, 0.0]) * 1e-2, atol=1e-12)
+    trainer.iteration = 4
+    trainer.train_episode()
+    np.testing.assert_allclose(trainer._outer.learning_rate, 5e-3, rtol=1e-6)
+
+
+def test_training_begins_with_given_weights_of_the_same_rule():
+    config = dataclasses.replace(TINY, initial="rnnprop-paper")
+    tf.nest.map_structure(
+        np.testing.assert_array_equal,
+        MetaTrainer(config).weights(),
+        pretrained.load("rnnprop-paper").network,
+    )
+    with pytest.raises(
+        ValueError, match=r"initial: expected weights of a DMRule. Received: rnnprop-paper, those"
+    ):
+        MetaTrainer(dataclasses.replace(config, rule="dm"))
 
 
 # The moving average.
@@ -219,8 +318,8 @@ def test_a_meta_gradient_that_is_not_finite_changes_nothing_and_is_counted(plain
     before = tensors(trainer)
     begin = trainer._begin
 
-    def poisoned(iteration):
-        carry, constants = begin(iteration)
+    def poisoned(problem, iteration):
+        carry, constants = begin(problem, iteration)
         return Carry(carry.params * bad, carry.state, carry.step), constants
 
     with mock.patch.object(trainer, "_begin", poisoned):
@@ -517,7 +616,10 @@ def test_other_files_are_no_checkpoints(tmp_path):
             for name in ("scaling", "convex_scaling", "clipnorm")
             for value in (-0.5, float("nan"), float("inf"))
         ),
-        ({"convex_dimension": -1}, "convex_dimension: expected 0 or more. Received: -1"),
+        *(
+            ({name: -1}, f"{name}: expected 0 or more. Received: -1")
+            for name in ("convex_dimension", "longest", "dense_steps")
+        ),
         *(
             ({name: value}, f"{name}: expected a positive number. Received: {value!r}")
             for name in ("alpha", "learning_rate")

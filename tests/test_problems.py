@@ -43,7 +43,15 @@ SIZES = {
     "sin_lstm-no001": (1 + 20 + 1) * 80 + 21,
     "digits-nn-sigmoid-100": 65 * 20 + 21 * 10,
     "digits-nn-relu-100": 65 * 20 + 21 * 10,
+    "digits-nn-elu-b32-100": 65 * 16 + 17 * 10,
+    "digits-cnn-100": (9 + 1) * 4 + (36 + 1) * 4 + (4 * 4 * 4 + 1) * 10,
     "mnist-pool2-nn-sigmoid-100": 197 * 20 + 21 * 10,
+    "mnist-pool4-nn-sigmoid-100": 50 * 20 + 21 * 10,
+    "mnist-pool4-nn-relu-100": 50 * 20 + 21 * 10,
+    "mnist-pool4-nn-l2-tanh-b64-100": 50 * 16 + 17 * 16 + 17 * 10,
+    "mnist-pool4-nn-l3-sigmoid-100": 50 * 20 + 2 * 21 * 20 + 21 * 10,
+    "mnist-pool4-cnn-100": (9 + 1) * 4 + (36 + 1) * 4 + (7 * 7 * 4 + 1) * 10,
+    "cifar-pool4-cnn-100": (27 + 1) * 6 + (54 + 1) * 6 + (4 * 4 * 6 + 1) * 10,
 }
 """Counted by hand: (inputs + 1) times units, layer by layer."""
 
@@ -317,10 +325,11 @@ def small_mlp():
     return MLP(fake_images("digits"), hidden=(4,), batch_size=8)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("log_range", [1.0, 3.0])
-def test_random_scaling_keeps_the_starting_loss(log_range):
+def test_random_scaling_keeps_the_starting_loss(log_range, mixed):
     inner = small_mlp()
-    scaled = RandomScaling(inner, log_range)
+    scaled = RandomScaling(inner, log_range, mixed)
     draw = scaled.draw(SEED)
     batch = first_batch(scaled)
     inner_draw = inner.draw(split_seed(SEED, 2)[1])
@@ -342,6 +351,31 @@ def test_the_scales_are_log_uniform():
     assert 2.99 < log_c.max() <= 3.0
     assert abs(log_c.mean()) < 0.06
     assert abs(log_c.var() - 3.0) < 0.1
+
+
+def test_mixed_scales_differ_by_coordinate_by_tensor_and_as_a_whole():
+    """Each in about half of the episodes, and each range is used to its end."""
+    scaled = RandomScaling(small_mlp(), 3.0, mixed=True)
+    seeds = tf.random.split(SEED, 200)
+    kinds, largest = [], np.zeros(3)
+    for seed in tf.unstack(seeds):
+        log_c = np.log(scaled.draw(seed).constants[0])
+        ends = np.cumsum([np.prod(shape) for shape in scaled.shapes])
+        tensors = np.array([part.mean() for part in np.split(log_c, ends[:-1])])
+        kernel = log_c[: ends[0]]
+        by_coordinate, by_tensor = np.ptp(kernel) > 1e-4, np.ptp(tensors) > 1e-4
+        kinds.append(
+            (by_coordinate, not by_coordinate and by_tensor, not by_tensor and abs(tensors[0]) > 1e-4)
+        )
+        spreads = [
+            np.ptp(kernel) / 2,
+            0 if by_coordinate else np.ptp(tensors) / 2,
+            0 if by_tensor else abs(tensors[0]),
+        ]
+        largest = np.maximum(largest, spreads)
+    np.testing.assert_allclose(np.mean(kinds, axis=0), [1 / 2, 1 / 4, 1 / 8], atol=0.1)
+    assert (largest > [2.5, 1.5, 1.0]).all()
+    assert (largest <= 3.0).all()
 
 
 def test_random_scaling_leaves_the_data_alone():
