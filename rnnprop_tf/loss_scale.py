@@ -24,6 +24,7 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         initial_scale: Float. The initial loss scale. Defaults to `2**15`.
         dynamic_growth_steps: Int. After how many finite steps the scale is doubled. Defaults to `2000`.
         name: String. The name of the optimizer.
+        **kwargs: Keras's own arguments; see `keras.optimizers.LossScaleOptimizer`.
 
     Example:
 

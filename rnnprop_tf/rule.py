@@ -59,6 +59,13 @@ Keras checks its own, schedules included.
 def checked(name: str, value: Any) -> float:
     """The hyperparameter as a Python float.
 
+    Args:
+        name: of the hyperparameter, a key of `RANGES`.
+        value: what was given for it.
+
+    Returns:
+        The same value.
+
     Raises:
         ValueError: it is not a number in its range as float32 sees it, where 0.99999999 is 1 and 1e-50 is 0.
     """
