@@ -70,7 +70,8 @@ ALLOWED = {
     # Meta-training, which evaluates as it goes.
     "trainer.distribution": "tensorflow",
     "trainer.interrupts": "",
-    "trainer.meta_train": "keras numpy tensorflow tqdm rnnprop_tf.network rnnprop_tf.rule trainer.datasets"
+    "trainer.meta_train": "keras numpy tensorflow tqdm rnnprop_tf.network rnnprop_tf.rule"
+    " rnnprop_tf.pretrained trainer.datasets"
     " trainer.problems.base trainer.problems.catalog trainer.problems.convex trainer.problems.tricks"
     " trainer.unroll trainer.meta_gradient trainer.config trainer.checkpoint trainer.files"
     " trainer.evaluation.curves trainer.distribution trainer.interrupts",
