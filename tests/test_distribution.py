@@ -204,7 +204,9 @@ model.fit(tf.data.Dataset.from_tensor_slices((words, y)).batch(8), verbose=0)
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="Keras 3.15.1 fails in the symbolic build of any optimizer here")
+@pytest.mark.xfail(
+    strict=True, reason="Keras 3.15.1: `fit` takes a PerReplica batch for a tensor, whatever the optimizer"
+)
 @pytest.mark.parametrize("optimizer", ["keras.optimizers.Adam()", "None"], ids=["adam", "rnnprop"])
 def test_two_workers_fit(optimizer):
     succeed(*start_workers(TWO_WORKERS + MODEL + FIT.replace("OPTIMIZER", optimizer)))
