@@ -1,8 +1,8 @@
 """How a rule runs over the variables of a model: layout, grouping, chunks, compilation.
 
 Nothing here changes what a rule computes: for each variable the results are those of `rule.update` on its
-flattened coordinates. The choices, each measured on a CPU (nanoseconds of one core for a coordinate and step;
-first on an AMD EPYC of family 25, where all of it took 300, then, marked *, on one of family 26):
+flattened coordinates. The choices, each measured on an AMD EPYC (nanoseconds of one core for a coordinate and
+step; those marked * later, when what had taken 300 took 187 on the machine at hand):
 
 - Features first, [H, N]: 25 % faster than [N, H] compiled by XLA.
 - Compiled here, because Keras does not compile `fit` on a CPU. Inside a compiled step it is part of that.
