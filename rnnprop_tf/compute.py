@@ -1,15 +1,16 @@
 """How a rule runs over the variables of a model: layout, grouping, chunks, compilation.
 
 Nothing here changes what a rule computes: for each variable the results are those of `rule.update` on its
-flattened coordinates. The choices, each measured on CPU cores of an AMD EPYC (nanoseconds of one core for a
-coordinate and step, 131,072 coordinates; the two large matrix products alone are 160):
+flattened coordinates. The choices, each measured on an AMD EPYC (nanoseconds of one core for a coordinate and
+step; those marked * later, when what had taken 300 took 187 on the machine at hand):
 
 - Features first, [H, N]: 25 % faster than [N, H] compiled by XLA.
 - Compiled here, because Keras does not compile `fit` on a CPU. Inside a compiled step it is part of that.
 - State in place: the program reads and assigns the slots themselves, so XLA reuses their memory.
-- Variables beyond `WHOLE` chunk by chunk, a loop inside the program: temporaries do not grow with the model,
-  and what a chunk needs fits the caches. 302, against 324 for all coordinates at once. The loop doubles the
-  time to compile (0.85 seconds of processor time against 0.4), so smaller variables go without.
+- The network's part stands in a branch: see `_update_stored`. 208 to 155* for a model of 31 variables.
+- Variables beyond `WHOLE` chunk by chunk, a loop inside the program: temporaries do not grow with the model.
+  The loop takes half as long again to compile (0.72 seconds of processor time against 0.50*) and is no faster
+  in its place (160 against 155*), so smaller variables go without.
 - A large variable has a program of its own. Small ones are joined first: one program each takes 1.7 times
   as long to compile and is no faster. Joined outside of the program: XLA takes longer to do it inside.
 - Programs run side by side, a core each. One after the other, the cores sharing each chunk, took 263
@@ -28,8 +29,9 @@ from rnnprop_tf.network import LSTMState, Network, Tensor
 from rnnprop_tf.rule import Observation, Rule, RuleState
 
 CHUNK = 8_192
-"""Coordinates of a turn. 2,048 to 8,192 are alike on one core; larger ones help cores that share a chunk, but
-from 32,768 on the caches no longer hold one."""
+"""Coordinates of a turn. 1,024 to 8,192 are alike on one core; larger ones help cores that share a chunk, but
+from 32,768 on the caches no longer hold one. A multiple of 64, the width of XLA's matrix product: others cost
+a tenth more."""
 
 WHOLE = 65_536
 """The most coordinates without a loop on a CPU, 50 MB of temporaries."""
@@ -196,7 +198,7 @@ def _update_stored(
     rows of an embedding). On a CPU it is worth its place for what XLA does at its border:
 
     - The mask `awake` becomes an array. Fused with its users instead, it is made again from the gradient, and
-      LLVM then uses half of the processor's vector width: 190 nanoseconds a coordinate against 145.
+      LLVM then uses half of the processor's vector width: 187 nanoseconds a coordinate against 145.
     - No result takes the memory of its input, which would make LLVM's check for overlap choose scalar code.
     - Slices before it and writes after it stay apart, and only so the state is updated in place. Without,
       each turn of the loop copies all of the state: 3,700 nanoseconds.
@@ -248,9 +250,10 @@ def temporary_bytes(sizes: Sequence[int], network: Network) -> int:
     """About how much memory `update` needs at most besides state and gradients, on a CPU.
 
     Directions and their multiples of the learning rate; three times the state of one joined group (joined,
-    updated, split); and as much as two programs at once keep of gates, features and joined inputs.
+    updated, split); and what two programs at once keep of gates, features, joined inputs and next state.
     """
     units = [layer.kernel.shape[0] // 4 for layer in network.lstm]
     joined = max((sum(sizes[i] for i in group) for group in groups(sizes) if len(group) > 1), default=0)
     whole = min(max(sizes, default=0), WHOLE)
-    return 4 * (2 * sum(sizes) + 3 * joined * (2 + 2 * sum(units)) + 2 * whole * 8 * max(units))
+    state = 2 + 2 * sum(units)
+    return 4 * (2 * sum(sizes) + 3 * joined * state + 2 * whole * (8 * max(units) + state))
