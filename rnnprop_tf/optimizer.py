@@ -76,6 +76,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self.network = _checked_network(network, rule, type(self).__name__)
         self.skip_nonfinite = bool(skip_nonfinite)
         self.state_dtype = state_dtype
+        self._trained_with = 0.1
         # Not `iterations`: that one counts skipped steps and micro-batches too, and bias correction must not.
         self._step = self._add_counter("step")
         self.skipped_steps = self._add_counter("skipped_steps")
@@ -124,10 +125,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         if learning_rate is None:
             learning_rate = found.learning_rate
         hyperparameters = dataclasses.asdict(found.rule)
-        return cls(network=found.network, learning_rate=learning_rate, **(hyperparameters | kwargs))
+        optimizer = cls(network=found.network, learning_rate=learning_rate, **(hyperparameters | kwargs))
+        optimizer._trained_with = found.learning_rate
+        return optimizer
 
     def save_pretrained(
-        self, folder: str, learning_rate: float = 0.1, provenance: dict[str, Any] | None = None
+        self, folder: str, learning_rate: float | None = None, provenance: dict[str, Any] | None = None
     ) -> None:
         """Writes the learned weights and the rule's hyperparameters for `from_pretrained`.
 
@@ -136,7 +139,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
         Args:
             folder: Where to write; created if it is not there.
-            learning_rate: The one that the weights were meta-trained with, for the card. Defaults to `0.1`.
+            learning_rate: The one that the weights were meta-trained with, which `from_pretrained` will use.
+                Defaults to that of the weights that this optimizer was made from by `from_pretrained`, else
+                to `0.1`; the one in use may be anything by now.
             provenance: How the weights were made, for the card: what JSON can hold. Optional.
 
         Raises:
@@ -148,7 +153,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         >>> optimizer.save_pretrained("my-weights")
         >>> same = rnnprop_tf.RNNprop.from_pretrained("my-weights")
         """
-        pretrained.save(folder, self.network, self.rule, learning_rate, provenance)
+        rate = self._trained_with if learning_rate is None else learning_rate
+        pretrained.save(folder, self.network, self.rule, rate, provenance)
 
     @no_automatic_dependency_tracking
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -271,11 +277,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         clipped = super()._clip_gradients(grads)
         if not self.skip_nonfinite:
             return clipped
-        # `clipvalue` would turn an infinity into a number and hide it from `_update`.
-        return [
-            tf.where(tf.math.is_finite(g), c, tf.cast(g, c.dtype))
-            for g, c in zip(grads, clipped, strict=True)
-        ]
+        # Clipping would turn what is not to be used into a number and hide it from `_update`.
+        return [tf.where(_usable(g), c, tf.cast(g, c.dtype)) for g, c in zip(grads, clipped, strict=True)]
 
     def _all_reduce_sum_gradients(
         self, grads_and_vars: list[tuple[Tensor, tf.Variable]]
@@ -309,8 +312,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ]
         taken = tf.constant(True)
         if self.skip_nonfinite:
-            # Of the squares, as an infinite one would stay in the running mean for good.
-            taken = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g * g)) for g in gradients])
+            taken = tf.reduce_all([tf.reduce_all(_usable(g)) for g in gradients])
         slots = [self._slots[self._get_variable_index(variable)] for variable in variables]
         slots = tf.nest.map_structure(lambda slot: slot.value, slots)
         step = tf.cast(self._step.value + 1, "float32")
@@ -452,6 +454,11 @@ class DMOptimizer(LearnedOptimizer):
 def _without_numpy(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The same with Python's numbers for NumPy's, which JSON cannot hold."""
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in arguments.items()}
+
+
+def _usable(gradient: Tensor) -> Tensor:
+    """Where a gradient's square is finite in float32; an infinite one would stay in the running mean."""
+    return tf.math.is_finite(tf.square(tf.cast(gradient, "float32")))
 
 
 def _slot_prefix(variable: keras.Variable | tf.Variable) -> str:

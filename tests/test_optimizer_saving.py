@@ -109,6 +109,13 @@ def test_pretrained_folder_round_trip(tmp_path):
     assert loaded.config["provenance"] == {"recipe": "by hand"}
 
 
+def test_a_folder_s_learning_rate_is_saved_again(tmp_path):
+    first, second = (str(tmp_path / name) for name in ("first", "second"))
+    RNNprop(random_network()).save_pretrained(first, learning_rate=0.01)
+    RNNprop.from_pretrained(first, learning_rate=0.5).save_pretrained(second)
+    assert rnnprop_tf.pretrained.load(second).learning_rate == 0.01
+
+
 def test_the_learning_rate_in_use_is_not_that_of_the_pretrained_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     RNNprop(random_network(), 0.0).save_pretrained("~/weights")
