@@ -50,10 +50,22 @@ TABLES = {
 }
 
 
-def compute(names: Sequence[str], quick: bool, folder: str, data_dir: str | None, jobs: int) -> None:
+def compute(
+    names: Sequence[str],
+    optimizers: Sequence[str],
+    quick: bool,
+    folder: str,
+    data_dir: str | None,
+    jobs: int,
+) -> None:
     """Makes the runs that are missing and says beforehand what they cost."""
     todo = blocks(names, quick)
     wanted = [name for block in todo for name in block.optimizers]
+    if unknown := sorted(set(optimizers) - set(wanted)):
+        raise ValueError(
+            f"No optimizer {unknown} in these experiments. Expected some of {sorted(set(wanted))}."
+        )
+    wanted = [name for name in wanted if name in optimizers or not optimizers]
     entrants = schedule.find(wanted, folder)
     if absent := sorted(set(wanted) - set(entrants)):
         where = os.path.join(folder, schedule.WEIGHTS)
@@ -131,7 +143,7 @@ def main(_: list[str]) -> None:
                 f"No experiment named {unknown}. Expected all, or among {', '.join(EXPERIMENTS)}."
             )
         if FLAGS.compute:
-            compute(names, FLAGS.quick, folder, FLAGS.data_dir, FLAGS.jobs)
+            compute(names, FLAGS.optimizers, FLAGS.quick, folder, FLAGS.data_dir, FLAGS.jobs)
         draw(names, folder)
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(str(error)) from error
@@ -142,6 +154,7 @@ def main(_: list[str]) -> None:
 FLAGS = flags.FLAGS
 if __name__ == "__main__":
     flags.DEFINE_list("experiments", ["all"], f"all, or some of {', '.join(EXPERIMENTS)}")
+    flags.DEFINE_list("optimizers", [], "compute the runs of these alone, such as adam,sgd; by default all")
     flags.DEFINE_bool("compute", True, "make the runs that are missing; --nocompute only draws")
     flags.DEFINE_bool("quick", False, "two runs of each and a coarse tuning, to see it all in minutes")
     flags.DEFINE_integer("jobs", os.cpu_count() or 1, "tasks computed at once", lower_bound=1)
