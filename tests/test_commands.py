@@ -10,7 +10,7 @@ from absl import flags
 TRAIN = {
     "preset": {"mine": "one of paper-rnnprop, paper-rnnprop-no-scaling, "},
     "run_dir": {"": "folder of the run; any path", "/dev/null/run": "Cannot write to /dev/null/run"},
-    "data_dir": {"": "TFDS's folder", "/nowhere": "The data set 'mnist' is not in /nowhere and could not be"},
+    "data_dir": {"": "TFDS's folder", "/dev/null/x": "The data set 'mnist' is not in /dev/null/x and"},
     "resume": {"maybe": "true or false"},
     "strategy": {
         "tpu": "one of none, mirrored, multi_worker",
@@ -27,6 +27,9 @@ TRAIN = {
     **{name: {"-1": "0 or more", "x": "a number"} for name in ("scaling", "convex_scaling", "clipnorm")},
     **{name: {"0": "a positive number", "nan": "a positive number"} for name in ("alpha", "learning_rate")},
     **{name: {"maybe": "true or false"} for name in ("log_loss", "plain_tape", "cosine_decay")},
+    "mixed_scaling": {"maybe": "true or false"},
+    **{name: {"-1": "0 or more", "x": "an integer"} for name in ("longest", "dense_steps")},
+    "initial": {"/nowhere": "Expected one of ['rnnprop-paper'"},
     "sample": {"0": "a share above 0, up to 1", "all": "a number"},
     "seed": {"-1": "a number from 0 to 2^31 - 1", "x": "an integer"},
 }
@@ -56,8 +59,29 @@ DEMO = {
     "epochs": {"0": "a positive integer"},
     "runs": {"many": "a positive integer"},
 }
-COMMANDS = {"train": TRAIN, "export": EXPORT, "evaluate": EVALUATE, "demo": DEMO}
-NAMES = {name for table in COMMANDS.values() for name in table} | {"recipe"}  # which may be any text
+CONVERT = {
+    "weights": {"": "the .npz file to convert", "/nowhere.npz": "/nowhere.npz"},
+    "out": {"": "the weight folder to write"},
+}
+REPORT = {
+    "experiments": {"table1": "all, or among table2, table3", "": "all, or some of table2"},
+    "optimizers": {"adamw": "Expected some of ['adadelta', 'adagrad', 'adam'"},
+    "compute": {"maybe": "true or false"},
+    "quick": {"maybe": "true or false"},
+    "jobs": {"0": "a positive integer"},
+    "out": {"": "folder of the runs", "/dev/null/out": "Cannot write to /dev/null/out"},
+    "data_dir": {"": "TFDS's folder"},
+}
+COMMANDS = {
+    "train": TRAIN,
+    "export": EXPORT,
+    "evaluate": EVALUATE,
+    "convert": CONVERT,
+    "report": REPORT,
+    "demo": DEMO,
+}
+ANY_TEXT = {"recipe", "source", "licence"}
+NAMES = {name for table in COMMANDS.values() for name in table} | ANY_TEXT
 WRONG = [
     (command, name, value, expected)
     for command, table in COMMANDS.items()
@@ -90,7 +114,7 @@ def run(monkeypatch, tmp_path):
 
 def required(command, *names):
     """The flags that the command must have, but for those."""
-    there = {"run_dir": "--run_dir=run", "out": "--out=out"}
+    there = {"run_dir": "--run_dir=run", "out": "--out=out", "weights": "--weights=/nowhere.npz"}
     return [flag for name, flag in there.items() if name in COMMANDS[command] and name not in names]
 
 
@@ -107,7 +131,7 @@ def test_the_table_has_every_flag(run, command):
     absl_flags = set(flags.FLAGS) - NAMES
     run(command, "--nothing")
     ours = {name for name in set(flags.FLAGS) - absl_flags if not name.startswith("help")}
-    assert ours - {"recipe"} == set(COMMANDS[command])
+    assert ours - ANY_TEXT == set(COMMANDS[command])
 
 
 @pytest.mark.parametrize(
