@@ -435,9 +435,9 @@ def test_paper_stands_for_its_22_tasks(tmp_path):
 # Export.
 
 
-def save_checkpoint(folder, iteration, average=None, seed=0, **settings):
+def save_checkpoint(folder, iteration, average=None, seed=0, architecture=None, **settings):
     config = MetaTrainConfig(task=TASK, **settings)
-    architecture = Architecture(preprocess=()) if config.rule == "dm" else Architecture()
+    architecture = architecture or Architecture(preprocess=() if config.rule == "dm" else (20,))
     weights = coordinatewise.initial_weights(architecture, seed)
     tensors = {f"network.{k}": v for k, v in coordinatewise.to_tensors(weights).items()}
     record = {"iteration": iteration, "average_loss": average, "config": config.as_dict()}
@@ -495,6 +495,17 @@ def test_an_exported_folder_holds_the_checkpoint_s_weights_and_its_card(tmp_path
     assert card["meta_training"] == MetaTrainConfig(task=TASK, rule=rule, alpha=0.2).as_dict()
     assert (card["seed"], card["iterations"], card["data"]) == (0, 100, TASK)
     assert (card["average_train_loss"], card["licence"], card["results"]) == (0.25, "Apache-2.0", {})
+
+
+def test_weights_of_other_sizes_are_exported_whole(tmp_path):
+    """A run may begin with such."""
+    run, out = str(tmp_path / "run"), str(tmp_path / "weights")
+    architecture = Architecture(preprocess=(4, 3), lstm=(5, 2, 6))
+    expected = save_checkpoint(run, 100, 0.25, architecture=architecture)
+    export.export(run, out)
+    found = pretrained.load(out).network
+    assert coordinatewise.architecture_of(found) == architecture
+    tf.nest.map_structure(np.testing.assert_array_equal, found, expected)
 
 
 def test_results_that_are_not_there_are_not_an_empty_card(tmp_path):

@@ -19,7 +19,10 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
+from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
+from rnnprop_tf.network import Architecture
+from rnnprop_tf.rule import DMRule
 from trainer import checkpoint, export, files, meta_gradient, meta_train, train
 from trainer.checkpoint import Checkpoint
 from trainer.config import PRESETS, MetaTrainConfig, preset
@@ -272,17 +275,20 @@ def test_the_learning_rate_falls_along_a_cosine_of_the_iterations():
     np.testing.assert_allclose(trainer._outer.learning_rate, 5e-3, rtol=1e-6)
 
 
-def test_training_begins_with_given_weights_of_the_same_rule():
+def test_training_begins_with_given_weights_of_the_same_rule(tmp_path):
     config = dataclasses.replace(TINY, initial="rnnprop-paper")
     tf.nest.map_structure(
         np.testing.assert_array_equal,
         MetaTrainer(config).weights(),
         pretrained.load("rnnprop-paper").network,
     )
-    with pytest.raises(
-        ValueError, match=r"initial: expected weights of a DMRule. Received: rnnprop-paper, those"
-    ):
+    message = r"initial: expected weights of a DMRule\(p=10.0\)\. Received: {}, those of a {}\("
+    with pytest.raises(ValueError, match=message.format("rnnprop-paper", "RNNpropRule")):
         MetaTrainer(dataclasses.replace(config, rule="dm"))
+    network = coordinatewise.initial_weights(Architecture(preprocess=(), lstm=(3,)), 0)
+    pretrained.save(tmp_path / "p5", network, DMRule(p=5.0))
+    with pytest.raises(ValueError, match=message.format(".*p5", "DMRule")):
+        MetaTrainer(dataclasses.replace(config, rule="dm", initial=str(tmp_path / "p5")))
 
 
 # The moving average.

@@ -1,6 +1,7 @@
 """The paper's tables and figures: which runs they need, what is said of them, and that drawing only reads."""
 
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -62,6 +63,20 @@ def test_verdicts(shift, noise, expected):
     theirs = Summary(0.1, 1.0 + 0.01 * rng.normal(size=30), tuple(range(30)))
     ours = Summary(0.1, theirs.losses + shift + noise * rng.normal(size=30), theirs.seeds)
     assert tables.verdict(ours, theirs) == expected
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_diverged_run_neither_is_the_best_nor_wins(tmp_path, bad):
+    results = Results(str(tmp_path))
+    add(results, BASE, "sgd", [0.1, bad])  # the first of the traditional ones
+    add(results, BASE, "adam", [0.5, 0.5])
+    add(results, BASE, RNNPROP, [0.4, bad])
+    name, best = tables.best_traditional(results, BASE, 100)
+    assert name == "adam"
+    diverged = summary(results, BASE, 100, RNNPROP)
+    assert tables.verdict(diverged, best) == "lost"
+    assert tables.verdict(best, diverged) == "won"
+    assert tables.verdict(diverged, diverged) == "tied"
 
 
 def test_tuning_runs_and_former_cells_are_not_reported(tmp_path):
@@ -143,6 +158,30 @@ def test_an_interrupted_computation_goes_on(folder, monkeypatch):
     after = list(results.rows)
     schedule.run([block], entrants, results, None, jobs=2)
     assert results.rows == after
+
+
+def test_tasks_run_side_by_side_and_no_run_is_made_twice(folder, monkeypatch):
+    """Two experiments may want the same runs."""
+    monkeypatch.setitem(schedule.MILLISECONDS_A_STEP, "digits", (1.0, 1.0))
+    together = threading.Barrier(2, timeout=60)
+
+    class Fake:
+        def __init__(self, results, task, steps, *_):
+            self.place = results, task, steps
+            together.wait()  # two tasks: both are under way
+
+        def losses(self, entrant, seeds, *_):
+            results, task, steps = self.place
+            cell = entrant.cell(task, 0.1, steps)
+            there = {row.seed for row in results.of(cell)}
+            if missing := [seed for seed in seeds if seed not in there]:
+                results.add(cell, missing, [0.5] * len(missing), [0.0] * len(missing))
+
+    monkeypatch.setattr(schedule, "Evaluation", Fake)
+    blocks = [Block(DIGITS, steps, names, 2, 1) for steps in (3, 4) for names in (("adam",), ("sgd", "adam"))]
+    results = Results(folder)
+    schedule.run(blocks, schedule.find(["adam", "sgd"], folder), results, None, jobs=4)
+    assert len(results.rows) == len(set(results.rows)) == 2 * 2 * 2
 
 
 def test_an_error_in_one_task_ends_the_others(folder, monkeypatch):
@@ -227,6 +266,65 @@ def test_a_claim_without_its_runs_is_not_judged(tmp_path):
         assert claims.check(claim, Results(str(tmp_path))).verdict == "not run"
 
 
+def verdicts(text, results):
+    return {claims.check(claim, results).verdict for claim in claims.CLAIMS if text in claim.text}
+
+
+def change(results, task, optimizer, loss):
+    """Other final losses for the reported runs of one optimizer."""
+    results.rows = [
+        row._replace(final_loss=loss)
+        if (row.task, row.optimizer) == (task, optimizer) and row.seed < TUNING_SEED
+        else row
+        for row in results.rows
+    ]
+
+
+def test_a_diverged_rnnprop_is_not_left_out_of_a_claim(paper_like):
+    change(paper_like, experiments.DEPTHS[3], RNNPROP, np.nan)
+    assert verdicts("at every depth", paper_like) == {claims.IN_PART}
+
+
+def test_a_diverging_dmoptimizer_rises(paper_like):
+    long = "mnist-nn-sigmoid-10000"
+    curve = np.interp(np.arange(10_000), [0, 400, 10_000], [2.3, 0.3, 30.0])
+    curve[5_000:] = np.nan
+    paper_like.rows = [row for row in paper_like.rows if (row.task, row.optimizer) != (long, DM)]
+    add(paper_like, long, DM, [np.nan], curves=curve[None])
+    assert verdicts("loss rises after about 400", paper_like) == {claims.HOLDS}
+
+
+def test_a_narrow_interval_elsewhere_is_not_the_paper_s(paper_like):
+    paper_like.rows = [
+        row._replace(learning_rate=row.learning_rate / 20) if row.seed >= TUNING_SEED else row
+        for row in paper_like.rows
+    ]
+    assert verdicts("narrow interval", paper_like) == {claims.IN_PART}
+
+
+def test_random_scaling_is_not_the_most_effective_where_the_rule_does_more(paper_like):
+    change(paper_like, experiments.RELU, experiments.NO_SCALING, 0.25)
+    assert verdicts("Random Scaling", paper_like) == {claims.IN_PART}
+
+
+def test_the_paper_s_sine_lstms_are_comparable(paper_like):
+    for task, printed in tables.PAPER_TABLE_3.items():
+        for name in (*TRADITIONAL, RNNPROP):
+            change(paper_like, task, name, printed.get(name, 1.0))
+    assert verdicts("on the sine LSTMs", paper_like) == {claims.HOLDS}
+
+
+def test_a_curve_beyond_the_scale_leaves_the_others_readable(tmp_path):
+    results = Results(str(tmp_path))
+    for name, end in ((RNNPROP, 0.2), (DM, 1e6)):
+        add(results, BASE, name, [end], curves=np.geomspace(2.3, end, 100)[None])
+    figure = plots._panels(results, [BASE])
+    bottom, top = figure.axes[0].get_ylim()
+    plots.png(figure)
+    assert 0.05 < bottom < 0.2
+    assert top == pytest.approx(plots.CEILING * 2.3)
+
+
 def test_tables_stand_beside_the_paper_s_numbers(paper_like):
     table = tables.table2(paper_like)
     row = next(line for line in table.splitlines() if "mnist-nn-elu-100" in line)
@@ -250,7 +348,7 @@ def test_drawing_reads_files_only_and_says_what_is_missing(paper_like, tmp_path,
     for picture in pictures:
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert "not run, not run, not run" in text  # the replicates
-    assert "`python -m trainer.report --experiments=figure9 --out=...`: seeds 0 to 9" in text
+    assert "`python -m trainer.report --experiments=figure9 --out=...`: 4 runs of each optimizer" in text
     with pytest.raises(ValueError, match=r"No runs in .*empty\. Compute them first"):
         report.draw(names, str(tmp_path / "empty"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from absl import flags
 
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
+from rnnprop_tf.network import Architecture
 from trainer import checkpoint, commands
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
@@ -76,7 +77,7 @@ def export(
         raise ValueError(f"No runs in {results_dir}. Expected the --out folder of trainer.evaluate.")
     chosen = best_checkpoint(run_dir, iteration)
     config = MetaTrainConfig(**chosen.record["config"])
-    rule, architecture = rule_of(config)
+    rule, _ = rule_of(config)
     prefix = "network."
     tensors = {name.removeprefix(prefix): t for name, t in chosen.tensors.items() if name.startswith(prefix)}
     provenance: dict[str, Any] = {
@@ -89,13 +90,20 @@ def export(
         "licence": LICENCE,
         "results": {},
     }
-    network = coordinatewise.from_tensors(tensors, architecture)
+    network = coordinatewise.from_tensors(tensors, _architecture(tensors))
     pretrained.save(out, network, rule, config.alpha, provenance)
     if rows:
         digest = short_digest(pretrained.load(os.path.join(out, "")).config)
         provenance["results"] = _measured(rows, digest)
         pretrained.save(out, network, rule, config.alpha, provenance)
     return chosen
+
+
+def _architecture(tensors: Mapping[str, np.ndarray]) -> Architecture:
+    """The sizes; weights that a run began with may have others than those of fresh ones."""
+    biases = sorted((name, tensor.size) for name, tensor in tensors.items() if name.endswith(".bias"))
+    preprocess, lstm = ([n for name, n in biases if name.startswith(part)] for part in ("preprocess", "lstm"))
+    return Architecture(preprocess=tuple(preprocess), lstm=tuple(n // 4 for n in lstm))
 
 
 def _measured(rows: Sequence[Row], digest: str) -> dict[str, Any]:

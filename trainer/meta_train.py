@@ -134,10 +134,10 @@ class MetaTrainer:
         if not self.config.initial:
             return coordinatewise.initial_weights(self.architecture, self.config.seed)
         found = pretrained.load(self.config.initial)
-        if type(found.rule) is not type(self.rule):
+        if found.rule != self.rule:  # with other hyperparameters they would not be what they were trained as
             raise ValueError(
-                f"initial: expected weights of a {type(self.rule).__name__}. "
-                f"Received: {self.config.initial}, those of a {type(found.rule).__name__}"
+                f"initial: expected weights of a {self.rule}. "
+                f"Received: {self.config.initial}, those of a {found.rule}"
             )
         self.architecture = coordinatewise.architecture_of(found.network)
         return found.network

@@ -22,6 +22,7 @@ from trainer.evaluation import plots, response, schedule, tables
 from trainer.evaluation.claims import CLAIMS, check
 from trainer.evaluation.experiments import BASE, EXPERIMENTS, RNNPROP, blocks
 from trainer.evaluation.results import Results
+from trainer.evaluation.summary import reported
 
 RESPONSE = "learned-update.npz"
 DOCUMENT = "RESULTS.md"
@@ -124,13 +125,17 @@ def _claims(results: Results) -> str:
 
 
 def _made_from(name: str, results: Results) -> str:
-    runs = sorted({(block.runs, block.tuning_runs) for block in EXPERIMENTS[name]})
-    seeds = ", ".join(f"seeds 0 to {n - 1}, {tuned} for tuning" for n, tuned in runs)
+    counts = {
+        len(reported(results, block.task, block.steps, optimizer))
+        for block in EXPERIMENTS[name]
+        for optimizer in block.optimizers
+    }
+    runs = " or ".join(map(str, sorted(counts - {0}))) or "no"
     places = {(block.task, block.steps) for block in EXPERIMENTS[name]}
     hours = sum(row.seconds for row in results.rows if (row.task, row.steps) in places) / 3600
     return (
-        f"`python -m trainer.report --experiments={name} --out=...`: {seeds}; {hours:.1f} core-hours of runs "
-        "on these tasks."
+        f"`python -m trainer.report --experiments={name} --out=...`: {runs} runs of each optimizer; "
+        f"{hours:.1f} core-hours of runs on these tasks, tuning included."
     )
 
 

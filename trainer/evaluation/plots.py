@@ -49,7 +49,7 @@ CEILING = 4.0
 
 
 def _curves(axes: Axes, results: Results, task: str, optimizers: Sequence[str], steps: int = 0) -> None:
-    """Mean loss by step, smoothed over hundredths of the run."""
+    """Mean loss by step, smoothed over windows of half a per cent of the run."""
     steps = steps or PAPER_TASKS[task].steps
     window = max(1, steps // 200)
     start = highest = 0.0
@@ -63,9 +63,10 @@ def _curves(axes: Axes, results: Results, task: str, optimizers: Sequence[str], 
         x = (np.arange(len(curve)) + 0.5) * window
         axes.plot(x, curve, label=label, color=COLOURS[name], lw=1.6 if name not in TRADITIONAL else 0.9)
         start, highest = max(start, float(curve[0])), max(highest, float(np.nanmax(curve)))
+    # The scale first: limits taken on a linear axis reach below zero.
+    axes.set(title=task, xlabel="step", ylabel="loss", yscale="log")
     if highest > CEILING * start:
         axes.set_ylim(top=CEILING * start)
-    axes.set(title=task, xlabel="step", ylabel="loss", yscale="log")
     axes.legend(fontsize=6)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -96,7 +97,11 @@ def run(
     Raises:
         KeyboardInterrupt: cells that were complete are written.
     """
-    costs = {block: cost(block, entrants, results) for block in blocks}
+    # Blocks of one task share optimizers: side by side, both would make the same runs.
+    by_task: dict[tuple[str, int], list[Block]] = defaultdict(list)
+    for block in blocks:
+        by_task[block.task, block.steps].append(block)
+    costs = {place: sum(cost(b, entrants, results) for b in shared) for place, shared in by_task.items()}
     stop = threading.Event()
     total = round(sum(costs.values()))
     with tqdm(total=total, bar_format=BAR, smoothing=0.01) as bar:
@@ -107,15 +112,17 @@ def run(
             bar.total = max(bar.total, bar.n + seconds)
             bar.update(seconds)
 
-        def run_block(block: Block) -> None:
-            names = [name for name in block.optimizers if name in entrants]
-            tuning_seeds = range(TUNING_SEED, TUNING_SEED + block.tuning_runs)
-            evaluation = Evaluation(results, block.task, block.steps, data_dir, after_run)
-            for name in names:
-                evaluation.losses(entrants[name], range(block.runs), tuning_seeds, block.strides)
+        def run_task(place: tuple[str, int]) -> None:
+            evaluation = Evaluation(results, *place, data_dir, after_run)
+            for block in by_task[place]:
+                tuning_seeds = range(TUNING_SEED, TUNING_SEED + block.tuning_runs)
+                for name in filter(entrants.__contains__, block.optimizers):
+                    evaluation.losses(entrants[name], range(block.runs), tuning_seeds, block.strides)
 
         with ThreadPoolExecutor(jobs) as pool:
-            todo = [pool.submit(run_block, b) for b in sorted(blocks, key=costs.__getitem__, reverse=True)]
+            todo = [
+                pool.submit(run_task, place) for place in sorted(costs, key=costs.__getitem__, reverse=True)
+            ]
             try:
                 for done in as_completed(todo):
                     done.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from trainer.evaluation import experiments
@@ -70,7 +71,7 @@ def cell(found: Summary | None, rate: bool = False, printed: float | None = None
 
 
 def table2(results: Results) -> str:
-    """Activations of the base MLP, and how the three meta-training seeds of the smaller budget spread."""
+    """Activations of the base MLP."""
     return _with_printed_numbers(results, ACTIVATIONS, ("adam", DM, RNNPROP), PAPER_TABLE_2)
 
 
@@ -107,17 +108,23 @@ def table4(results: Results) -> str:
 
 
 def best_traditional(results: Results, task: str, steps: int) -> tuple[str, Summary] | None:
-    """The one of the lowest mean final loss; None where none was run."""
+    """The one of the lowest mean final loss, NaN the highest; None where none was run."""
     found = {name: summary(results, task, steps, name) for name in TRADITIONAL}
     there = {name: one for name, one in found.items() if one is not None}
     if not there:
         return None
-    best = min(there, key=lambda name: there[name].mean)
+    best = min(there, key=lambda name: (math.isnan(there[name].mean), there[name].mean))
     return best, there[best]
 
 
 def verdict(ours: Summary, theirs: Summary) -> str:
-    """won, tied or lost: tied within 1 % or where the interval of the paired difference holds 0."""
+    """won, tied or lost: tied within 1 % or where the interval of the paired difference holds 0.
+
+    A mean that is not finite, as some run diverged, loses against one that is.
+    """
+    finite = math.isfinite(ours.mean), math.isfinite(theirs.mean)
+    if not all(finite):
+        return "tied" if not any(finite) else "won" if finite[0] else "lost"
     gap = difference(ours, theirs)
     if abs(ours.mean / theirs.mean - 1) < TIE or gap.low <= 0 <= gap.high:
         return "tied"
