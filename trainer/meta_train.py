@@ -110,7 +110,7 @@ class MetaTrainer:
         return tf.nest.map_structure(lambda w: w.numpy(), self.network)
 
     def train_episode(self) -> float:
-        """One iteration: an episode with one outer update a period. Returns its mean objective."""
+        """One iteration: an episode with the outer updates that are planned. Returns its mean objective."""
         problem, updates = self._plan()
         if self.config.cosine_decay:
             self._outer.learning_rate.assign(self._learning_rate())
