@@ -86,7 +86,8 @@ ALLOWED = {
     " trainer.meta_train trainer.evaluation.results trainer.commands",
     "trainer.report": "absl trainer.commands trainer.files trainer.evaluation.claims"
     " trainer.evaluation.experiments trainer.evaluation.plots trainer.evaluation.response"
-    " trainer.evaluation.results trainer.evaluation.schedule trainer.evaluation.summary trainer.evaluation.tables",
+    " trainer.evaluation.results trainer.evaluation.schedule trainer.evaluation.summary"
+    " trainer.evaluation.tables",
     "trainer.convert": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule trainer.files"
     " trainer.commands",
     "trainer.demo": "absl keras matplotlib numpy tensorflow rnnprop_tf trainer.config trainer.datasets"
