@@ -90,6 +90,15 @@ def test_tuning_runs_and_former_cells_are_not_reported(tmp_path):
     assert summary(results, BASE, 2_000, "adam") is None
 
 
+def test_a_rate_given_by_hand_is_not_reported_as_the_tuned_one(tmp_path):
+    results = Results(str(tmp_path))
+    for rate, loss in ((0.1, 0.3), (0.2, np.nan), (0.4, 0.4)):
+        add(results, BASE, "adam", [loss], first_seed=TUNING_SEED, rate=rate)
+    add(results, BASE, "adam", [0.31], rate=0.1)
+    add(results, BASE, "adam", [0.41], rate=0.4)
+    assert summary(results, BASE, 100, "adam").rate == 0.1
+
+
 # What is to be run.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -63,14 +64,17 @@ def bootstrap(values: np.ndarray) -> Interval:
 def reported(results: Results, task: str, steps: int, optimizer: str) -> list[Row]:
     """The runs of an optimizer that count, by seed: those not made for tuning.
 
-    Where there are several cells, of other weights under the same name or of other learning rates, those of
-    the one written last.
+    Those at the tuned learning rate, the best of its tuning runs. Where there are still several cells, of
+    other weights under the same name or of rates given by hand, those of the one written last.
     """
     rows = [
         row
         for row in results.rows
         if (row.task, row.steps, row.optimizer) == (task, steps, optimizer) and row.seed < TUNING_SEED
     ]
+    if by_rate := tuning(results, task, steps, optimizer):
+        tuned = min(by_rate, key=lambda rate: (math.isnan(by_rate[rate]), by_rate[rate]))
+        rows = [row for row in rows if row.learning_rate == tuned] or rows
     return sorted((row for row in rows if row.cell == rows[-1].cell), key=lambda row: row.seed)
 
 
