@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias, TypedDict, Unpack
@@ -71,6 +72,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         if isinstance(learning_rate, numbers.Real):
             learning_rate = float(learning_rate)  # Keras refuses 1 and NumPy's scalars.
+            _check_rate("learning_rate", learning_rate)
+        if (weight_decay := kwargs.get("weight_decay")) is not None:
+            _check_rate("weight_decay", weight_decay)
         super().__init__(learning_rate=learning_rate, name=name, **_without_numpy(kwargs))
         self.rule = rule
         self.network = _checked_network(network, rule, type(self).__name__)
@@ -220,7 +224,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             **dataclasses.asdict(self.rule),
             "skip_nonfinite": self.skip_nonfinite,
             "state_dtype": self.state_dtype,
-            "network": _network_to_config(self.network),
+            "network": _network_to_config(self.network) | {"learning_rate": self._trained_with},
         }
 
     @classmethod
@@ -237,8 +241,11 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         Raises:
             ValueError: If the weights in it are damaged.
         """
-        config = {**config, "network": _network_from_config(config["network"])}
-        return super().from_config(config, custom_objects)
+        learned = config["network"]
+        config = {**config, "network": _network_from_config(learned)}
+        optimizer = super().from_config(config, custom_objects)
+        optimizer._trained_with = learned["learning_rate"]
+        return optimizer
 
     def _add_counter(self, name: str) -> keras.Variable:
         return self.add_variable((), dtype="int64", aggregation="only_first_replica", name=name)
@@ -274,11 +281,18 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         # Their sum over the replicas is clipped, as on one device; Keras clips each replica's part.
         if replica := tf.distribute.get_replica_context():
             grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        grads = [tf.cast(g, "float32") for g in grads]  # float16 cannot hold the square of 256.
         clipped = super()._clip_gradients(grads)
         if not self.skip_nonfinite:
             return clipped
-        # Clipping would turn what is not to be used into a number and hide it from `_update`.
-        return [tf.where(_usable(g), c, tf.cast(g, c.dtype)) for g, c in zip(grads, clipped, strict=True)]
+        # Clipping would turn what is not to be used into a number and hide it from `_update`. By a norm that
+        # overflows it would turn all into zeros.
+        by_norm = self.clipnorm is not None or self.global_clipnorm is not None
+        usable = tf.math.is_finite(tf.linalg.global_norm(grads)) if by_norm else tf.constant(True)
+        return [
+            tf.where(tf.logical_and(usable, _usable(g)), c, math.inf)
+            for g, c in zip(grads, clipped, strict=True)
+        ]
 
     def _all_reduce_sum_gradients(
         self, grads_and_vars: list[tuple[Tensor, tf.Variable]]
@@ -454,6 +468,12 @@ class DMOptimizer(LearnedOptimizer):
 def _without_numpy(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The same with Python's numbers for NumPy's, which JSON cannot hold."""
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in arguments.items()}
+
+
+def _check_rate(name: str, value: float) -> None:
+    # Keras takes any. A NaN would reach the variables, where no gradient gives it away.
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"`{name}` must be a finite number of 0 or more. Received: {name}={value}")
 
 
 def _usable(gradient: Tensor) -> Tensor:

@@ -607,6 +607,7 @@ def test_other_files_are_no_checkpoints(tmp_path):
         ({"task": "x"}, "No task named 'x'. Expected one of mnist-nn-sigmoid-100"),
         ({"select": "test"}, "select: expected train or validation. Received: 'test'"),
         ({"loss_weights": "first"}, "loss_weights: expected last or mean. Received: 'first'"),
+        ({"longest": 99}, "longest: expected 0, or 100 steps or more. Received: 99"),
         ({"steps": 30}, "steps: expected a multiple of the period, 20. Received: 30"),
         ({"sample": 0.0}, "sample: expected a share above 0, up to 1. Received: 0.0"),
         ({"sample": 1.1}, "sample: expected a share above 0, up to 1. Received: 1.1"),

@@ -395,6 +395,23 @@ def test_clipping_does_not_hide_a_gradient_that_is_not_to_be_used(clip, bad):
     assert optimizer.skipped_steps.numpy() == 1
 
 
+@pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm"])
+def test_a_norm_that_overflows_skips_the_step(clip):
+    variable = keras.Variable(np.ones(8, "float32"))
+    optimizer = RNNprop(random_network(), **{clip: 1.0})
+    optimizer.apply([tf.fill([8], 1.5e19)], [variable])
+    np.testing.assert_array_equal(variable.numpy(), np.ones(8))
+    assert (own_variable(optimizer, "step"), optimizer.skipped_steps.numpy()) == (0, 1)
+
+
+def test_clipping_by_norm_is_in_float32_whatever_the_variable():
+    """The square of 300 is infinite in float16."""
+    variable = keras.Variable([1.0, 1.0], dtype="float16", name="x")
+    optimizer = RNNprop(random_network(), clipnorm=1.0)
+    optimizer.apply([tf.constant([300.0, 400.0], "float16")], [variable])
+    np.testing.assert_allclose(own_variable(optimizer, "x_m"), [0.05 * 0.6, 0.05 * 0.8], rtol=1e-3)
+
+
 def test_skipping_can_be_turned_off():
     variable = keras.Variable([1.0, 2.0], name="x")
     optimizer = RNNprop(random_network(), skip_nonfinite=False)
@@ -549,6 +566,13 @@ def test_other_types_are_refused(dtype):
             r"`state_dtype` must be one of 'float32', 'bfloat16'.*'float16'",
         ),
         (lambda: DMOptimizer(random_network(), p=100), ValueError, r"p to be a number in \(0, 80\]"),
+        (lambda: RNNprop(random_network(), np.nan), ValueError, "`learning_rate` must be .*Received: .*nan"),
+        (
+            lambda: RNNprop(random_network(), -1),
+            ValueError,
+            "`learning_rate` must be a finite number of 0 or",
+        ),
+        (lambda: RNNprop(random_network(), weight_decay=np.nan), ValueError, "`weight_decay` must be .*nan"),
         (lambda: RNNprop(random_network(), momentum=1), ValueError, r"not recognized: \{'momentum': 1\}"),
         (
             lambda: RNNprop(initial_weights(Architecture(3), 0)),

@@ -114,6 +114,9 @@ def test_a_folder_s_learning_rate_is_saved_again(tmp_path):
     RNNprop(random_network()).save_pretrained(first, learning_rate=0.01)
     RNNprop.from_pretrained(first, learning_rate=0.5).save_pretrained(second)
     assert rnnprop_tf.pretrained.load(second).learning_rate == 0.01
+    copied = copy.deepcopy(RNNprop.from_pretrained(first))
+    copied.save_pretrained(second)
+    assert rnnprop_tf.pretrained.load(second).learning_rate == 0.01
 
 
 def test_the_learning_rate_in_use_is_not_that_of_the_pretrained_folder(tmp_path, monkeypatch):

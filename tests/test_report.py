@@ -349,17 +349,17 @@ def test_drawing_reads_files_only_and_says_what_is_missing(paper_like, tmp_path,
     monkeypatch.setattr(compute, "Evaluation", None)
     axis = np.linspace(-2, 2, 5)
     np.savez(tmp_path / report.RESPONSE, axis=axis, fresh=np.ones((5, 5)), used=np.ones((5, 5)))
-    names = ["table2", "figure3", "figure6", "figure9", "replicates"]
-    report.draw(names, str(tmp_path))
+    report.draw(str(tmp_path))
     text = (tmp_path / "RESULTS.md").read_text()
     pictures = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert pictures == ["figure3.png", "figure6.png", "figure9.png", "learned-update.png"]
+    assert pictures == [*(f"figure{k}.png" for k in range(2, 10)), "learned-update.png"]
     for picture in pictures:
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
-    assert "not run, not run, not run" in text  # the replicates
+    assert report.TITLES["scorecard"] in text
+    assert report.TITLES["replicates"] not in text  # of which there are no runs
     assert "`python -m trainer.report --experiments=figure9 --out=...`: 4 runs of each optimizer" in text
     with pytest.raises(ValueError, match=r"No runs in .*empty\. Compute them first"):
-        report.draw(names, str(tmp_path / "empty"))
+        report.draw(str(tmp_path / "empty"))
 
 
 def test_the_learned_update_is_the_rule_s(tmp_path):

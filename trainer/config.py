@@ -80,6 +80,7 @@ class MetaTrainConfig:
         for name in ("alpha", "learning_rate"):
             self._expect(0 < getattr(self, name) < float("inf"), name, "a positive number")
         self._expect(0 < self.sample <= 1, "sample", "a share above 0, up to 1")
+        self._expect(not 0 < self.longest < self.steps, "longest", f"0, or {self.steps} steps or more")
         self._expect(self.steps % self.period == 0, "steps", f"a multiple of the period, {self.period}")
 
     def _expect(self, holds: bool, name: str, expected: str) -> None:

@@ -31,6 +31,11 @@ def main(_: list[str]) -> None:
         names = list(catalog.PAPER_TASKS) if FLAGS.tasks == ["paper"] else FLAGS.tasks
         for name in names:
             catalog.task(name)
+        if FLAGS.first_seed + FLAGS.runs > TUNING_SEED:
+            raise ValueError(
+                f"runs: expected seeds below {TUNING_SEED}, where tuning's begin. "
+                f"Received: {FLAGS.runs} runs from seed {FLAGS.first_seed}"
+            )
         results = Results(os.path.expanduser(FLAGS.out), adding=True)
         seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.runs)
         tuning_seeds = range(TUNING_SEED, TUNING_SEED + FLAGS.tuning_runs)

@@ -75,19 +75,22 @@ def compute(
     hours = sum(schedule.cost(block, entrants, results) for block in todo) / 3600
     print(f"{len(todo)} tasks, about {hours:.1f} core-hours to compute, {jobs} at once.", flush=True)
     schedule.run(todo, entrants, results, data_dir, jobs)
-    if RNNPROP in entrants:
+    if RNNPROP in entrants and any(block.task == BASE for block in todo):
         weights = entrants[RNNPROP].weights
         assert weights is not None  # a learned one
         response.write(weights, BASE, os.path.join(folder, RESPONSE), data_dir)
 
 
-def draw(names: Sequence[str], folder: str) -> None:
-    """Writes RESULTS.md and the pictures of these experiments from the folder's files."""
+def draw(folder: str) -> None:
+    """Writes RESULTS.md and the pictures from the folder's files, of all experiments that have runs."""
     results = Results(folder)
     if not results.rows:
         raise ValueError(f"No runs in {folder}. Compute them first, without --nocompute.")
     parts = [_preface(results), "## Claims of the paper", _claims(results)]
-    for name in names:
+    places = {(row.task, row.steps, row.optimizer) for row in results.rows}
+    for name, made_from in EXPERIMENTS.items():
+        if not any((b.task, b.steps, one) in places for b in made_from for one in b.optimizers):
+            continue
         parts.append(f"## {TITLES[name]}")
         if name in TABLES:
             parts.append(TABLES[name](results))
@@ -113,8 +116,9 @@ def _preface(results: Results) -> str:
         "Made by `python -m trainer.report`; each section names its own command. Final loss: the mean, over "
         "all batches met, at the final parameters (section 5). Numbers are means over runs with their 95 % "
         "bootstrap intervals; no run is left out. Traditional optimizers are Keras's, the learning rate "
-        "tuned for each task on the sqrt(2) grid with seeds that no reported run uses. "
-        f"{len(results.rows):,} runs in all, {hours:.1f} core-hours."
+        "tuned for each task on the sqrt(2) grid (with `--quick`, on every fourth rate of it) with seeds "
+        f"that no reported run uses. {len(results.rows):,} runs in all, {hours:.1f} hours by the sum of "
+        "their seconds."
     )
 
 
@@ -135,13 +139,13 @@ def _made_from(name: str, results: Results) -> str:
     hours = sum(row.seconds for row in results.rows if (row.task, row.steps) in places) / 3600
     return (
         f"`python -m trainer.report --experiments={name} --out=...`: {runs} runs of each optimizer; "
-        f"{hours:.1f} core-hours of runs on these tasks, tuning included."
+        f"runs on these tasks took {hours:.1f} hours in all, tuning included."
     )
 
 
 def main(_: list[str]) -> None:
     folder = os.path.expanduser(FLAGS.out)
-    names = list(EXPERIMENTS) if FLAGS.experiments == ["all"] else FLAGS.experiments
+    names = list(EXPERIMENTS) if "all" in FLAGS.experiments else FLAGS.experiments
     try:
         if unknown := sorted(set(names) - set(EXPERIMENTS)):
             raise ValueError(
@@ -149,7 +153,7 @@ def main(_: list[str]) -> None:
             )
         if FLAGS.compute:
             compute(names, FLAGS.optimizers, FLAGS.quick, folder, FLAGS.data_dir, FLAGS.jobs)
-        draw(names, folder)
+        draw(folder)
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:
