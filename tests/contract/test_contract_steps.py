@@ -139,9 +139,19 @@ def test_empty_variables_take_steps(subject, mode):
 
 @for_each_subject(adam_fails="Keras's Adam squares repeated rows one by one and does not add them up before")
 @MODES
-def test_sparse_gradients_are_the_dense_ones_with_repeated_rows_added(subject, mode):
+def test_repeated_rows_of_sparse_gradients_are_added_up(subject, mode):
+    check_sparse_gradients(subject, mode)
+
+
+@for_each_subject()
+@MODES
+def test_sparse_gradients_are_accumulated_and_clipped_like_dense_ones(subject, mode):
+    check_sparse_gradients(subject, mode, clipnorm=1.0, gradient_accumulation_steps=2)
+
+
+def check_sparse_gradients(subject, mode, clipnorm=None, gradient_accumulation_steps=None):
     table, bias = keras.Variable(np.ones((4, 3), "float32")), keras.Variable([1.0, 2.0])
-    optimizer = subject.make(clipnorm=1.0, gradient_accumulation_steps=2)
+    optimizer = subject.make(clipnorm=clipnorm, gradient_accumulation_steps=gradient_accumulation_steps)
     expected = Expected(subject, [table.numpy(), bias.numpy()])
     rows = np.array([1, 3, 1, 0, 2])  # All rows, as Adam moves those without gradient too.
 
@@ -151,11 +161,12 @@ def test_sparse_gradients_are_the_dense_ones_with_repeated_rows_added(subject, m
 
     step = apply if mode == "eager" else tf.function(apply, jit_compile=mode == "jit")
     for values, bias_gradient in make_gradients(5, [(5, 3), (2,)]):
-        for _ in range(2):
+        for _ in range(gradient_accumulation_steps or 1):
             step(tf.constant(values), tf.constant(bias_gradient))
         dense = np.zeros((4, 3), "float32")
         np.add.at(dense, rows, values)
-        expected.step(by_norm([dense, bias_gradient], 1.0))
+        gradients = [dense, bias_gradient]
+        expected.step(gradients if clipnorm is None else by_norm(gradients, clipnorm))
     expected.check([table, bias])
 
 
