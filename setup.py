@@ -27,6 +27,6 @@ setup(
             "scikit-learn",
             "tensorboard",
         ],
-        "dev": ["pytest>=9,<10", "ruff>=0.17,<0.18", "mypy>=2,<3"],
+        "dev": ["pytest>=9,<10", "pytest-xdist>=3,<4", "ruff>=0.17,<0.18", "mypy>=2,<3"],
     },
 )

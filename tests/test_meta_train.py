@@ -504,6 +504,15 @@ def test_an_interrupt_loses_nothing_and_leaves_no_trace(tmp_path, number):
     assert export.best_checkpoint(folder).record["iteration"] == 5
 
 
+@pytest.fixture
+def python_s_handler():
+    """Which processes in the background do not have: their parents have them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_s_handler")
 def test_a_second_interrupt_stops_at_once(tmp_path):
     trainers, episodes = interrupted_by(signal.SIGINT, signal.SIGINT)
     with trainers, episodes, pytest.raises(KeyboardInterrupt) as stop:
