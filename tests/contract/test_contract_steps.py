@@ -139,13 +139,14 @@ def test_empty_variables_take_steps(subject, mode):
 
 @for_each_subject(adam_fails="Keras's Adam squares repeated rows one by one and does not add them up before")
 @MODES
-def test_repeated_rows_of_sparse_gradients_are_added_up(subject, mode):
-    check_sparse_gradients(subject, mode)
+@pytest.mark.parametrize("clipnorm", [None, 1.0])
+def test_repeated_rows_of_sparse_gradients_are_added_up_first(subject, mode, clipnorm):
+    check_sparse_gradients(subject, mode, clipnorm)
 
 
 @for_each_subject()
 @MODES
-def test_sparse_gradients_are_accumulated_and_clipped_like_dense_ones(subject, mode):
+def test_sparse_gradients_are_accumulated_like_dense_ones(subject, mode):
     check_sparse_gradients(subject, mode, clipnorm=1.0, gradient_accumulation_steps=2)
 
 
