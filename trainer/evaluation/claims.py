@@ -82,33 +82,32 @@ def _versus(ours: Summary, name: str, theirs: Summary) -> str:
     return f"{number(ours.mean)} against {number(theirs.mean)} of {name} ({verdict(ours, theirs)})"
 
 
-def _beats_best(results: Results, optimizer: str, tasks: Sequence[str]) -> Finding:
-    """Whether the optimizer wins against the best traditional one, task by task."""
+def _against_best(
+    results: Results, optimizer: str, tasks: Sequence[str], holds: Callable[[Summary, Summary], bool]
+) -> Finding:
+    """Whether it holds of the optimizer's runs and the best traditional one's, task by task."""
     holding, numbers = [], []
     for task in tasks:
         ours, (name, theirs) = _get(results, task, optimizer), _best(results, task)
-        holding.append(verdict(ours, theirs) == "won")
+        holding.append(holds(ours, theirs))
         numbers.append(f"{task}: {_versus(ours, name, theirs)}")
     return Finding(_all(holding), "; ".join(numbers))
+
+
+def _beats_best(results: Results, optimizer: str, tasks: Sequence[str]) -> Finding:
+    return _against_best(results, optimizer, tasks, lambda ours, theirs: verdict(ours, theirs) == "won")
 
 
 def _fails(results: Results, optimizer: str, tasks: Sequence[str]) -> Finding:
-    holding, numbers = [], []
-    for task in tasks:
-        ours, (name, theirs) = _get(results, task, optimizer), _best(results, task)
-        holding.append(not ours.mean <= FAILURE * theirs.mean)
-        numbers.append(f"{task}: {number(ours.mean)} against {number(theirs.mean)} of {name}")
-    return Finding(_all(holding), "; ".join(numbers))
+    return _against_best(
+        results, optimizer, tasks, lambda ours, theirs: not ours.mean <= FAILURE * theirs.mean
+    )
 
 
 def _comparable(results: Results, optimizer: str, tasks: Sequence[str]) -> Finding:
-    """Whether the optimizer's loss is at most `COMPARABLE` times the best traditional one's."""
-    holding, numbers = [], []
-    for task in tasks:
-        ours, (name, theirs) = _get(results, task, optimizer), _best(results, task)
-        holding.append(ours.mean <= COMPARABLE * theirs.mean)
-        numbers.append(f"{task}: {_versus(ours, name, theirs)}")
-    return Finding(_all(holding), "; ".join(numbers))
+    return _against_best(
+        results, optimizer, tasks, lambda ours, theirs: ours.mean <= COMPARABLE * theirs.mean
+    )
 
 
 def _both_beat_all_on_the_base_mlp(results: Results) -> Finding:
