@@ -1,6 +1,6 @@
 """What to do with a coordinate that has no gradient: six rules measured.
 
-    python -m benchmarks.sleep_rule --weights=rnnprop-paper
+    python -m benchmarks.sleep_rule --weights=rnnprop-quick
 
 On the base MLP and its ReLU variant, and on an Embedding under a linear classifier whose words follow Zipf's
 law and whose last rows are never used. Prints the final loss and how far rows that had no

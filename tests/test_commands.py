@@ -29,7 +29,7 @@ TRAIN = {
     **{name: {"maybe": "true or false"} for name in ("log_loss", "plain_tape", "cosine_decay")},
     "mixed_scaling": {"maybe": "true or false"},
     **{name: {"-1": "0 or more", "x": "an integer"} for name in ("longest", "dense_steps")},
-    "initial": {"/nowhere": "Expected one of ['rnnprop-paper'"},
+    "initial": {"/nowhere": "Expected one of ['"},
     "sample": {"0": "a share above 0, up to 1", "all": "a number"},
     "seed": {"-1": "a number from 0 to 2^31 - 1", "x": "an integer"},
 }

@@ -225,6 +225,24 @@ def test_an_episode_draws_its_problem_and_its_length():
     assert 0.12 < late.mean() < 0.25
 
 
+def test_a_task_may_be_named_twice_and_have_shorter_episodes():
+    task = "digits-nn-sigmoid-100:400,digits-nn-sigmoid-100:400,digits-nn-elu-b32-100"
+    config = dataclasses.replace(MIXED, task=task, steps=100, period=50, longest=1_600)
+    assert config.entries == [("digits-nn-sigmoid-100", 400)] * 2 + [("digits-nn-elu-b32-100", 1_600)]
+    trainer = MetaTrainer(config)
+    twice, again, once = trainer.problems
+    assert twice is again
+    plans = []
+    for trainer.iteration in range(300):
+        plans.append(trainer._plan())
+    lengths = {
+        problem: [len(plan.updates) for plan in plans if plan.problem is problem] for problem in (twice, once)
+    }
+    assert 150 < len(lengths[twice]) < 250
+    assert (min(lengths[twice]), max(lengths[twice])) == (2, 8)
+    assert max(lengths[once]) > 24
+
+
 def test_a_paper_s_episode_is_always_the_same_plan():
     trainer = fresh(TINY)
     for trainer.iteration in range(20):
@@ -276,14 +294,14 @@ def test_the_learning_rate_falls_along_a_cosine_of_the_iterations():
 
 
 def test_training_begins_with_given_weights_of_the_same_rule(tmp_path):
-    config = dataclasses.replace(TINY, initial="rnnprop-paper")
+    config = dataclasses.replace(TINY, initial="rnnprop-quick")
     tf.nest.map_structure(
         np.testing.assert_array_equal,
         MetaTrainer(config).weights(),
-        pretrained.load("rnnprop-paper").network,
+        pretrained.load("rnnprop-quick").network,
     )
     message = r"initial: expected weights of a DMRule\(p=10.0\)\. Received: {}, those of a {}\("
-    with pytest.raises(ValueError, match=message.format("rnnprop-paper", "RNNpropRule")):
+    with pytest.raises(ValueError, match=message.format("rnnprop-quick", "RNNpropRule")):
         MetaTrainer(dataclasses.replace(config, rule="dm"))
     network = coordinatewise.initial_weights(Architecture(preprocess=(), lstm=(3,)), 0)
     pretrained.save(tmp_path / "p5", network, DMRule(p=5.0))
@@ -614,6 +632,11 @@ def test_other_files_are_no_checkpoints(tmp_path):
     [
         ({"rule": "adam"}, "rule: expected one of rnnprop, dm. Received: 'adam'"),
         ({"task": "x"}, "No task named 'x'. Expected one of mnist-nn-sigmoid-100"),
+        (
+            {"task": "digits-nn-relu-100:x"},
+            "task: expected NAME or NAME:STEPS, with commas between",
+        ),
+        ({"task": "digits-nn-relu-100:99"}, "task: expected NAME or NAME:STEPS with 100 steps or more. "),
         ({"select": "test"}, "select: expected train or validation. Received: 'test'"),
         ({"loss_weights": "first"}, "loss_weights: expected last or mean. Received: 'first'"),
         ({"longest": 99}, "longest: expected 0, or 100 steps or more. Received: 99"),

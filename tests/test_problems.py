@@ -13,7 +13,7 @@ from trainer.problems import catalog
 from trainer.problems.base import Draw, Problem, split_seed, unpack
 from trainer.problems.cnn import CNN
 from trainer.problems.convex import Convex
-from trainer.problems.lstm import SineLSTM
+from trainer.problems.lstm import RowLSTM, SineLSTM
 from trainer.problems.mlp import ACTIVATIONS, MLP
 from trainer.problems.tricks import Combination, RandomScaling, Tasks
 from trainer.unroll import loss_and_gradient
@@ -50,8 +50,20 @@ SIZES = {
     "mnist-pool4-nn-relu-100": 50 * 20 + 21 * 10,
     "mnist-pool4-nn-l2-tanh-b64-100": 50 * 16 + 17 * 16 + 17 * 10,
     "mnist-pool4-nn-l3-sigmoid-100": 50 * 20 + 2 * 21 * 20 + 21 * 10,
+    "mnist-pool4-nn-l5-sigmoid-100": 50 * 16 + 4 * 17 * 16 + 17 * 10,
+    "mnist-pool4-nn-relu-b16-100": 50 * 20 + 21 * 10,
+    "cifar-pool4-nn-l2-relu-b64-100": 193 * 24 + 25 * 12 + 13 * 10,
     "mnist-pool4-cnn-100": (9 + 1) * 4 + (36 + 1) * 4 + (7 * 7 * 4 + 1) * 10,
     "cifar-pool4-cnn-100": (27 + 1) * 6 + (54 + 1) * 6 + (4 * 4 * 6 + 1) * 10,
+    "mnist-pool2-cnn-100": (9 + 1) * 6 + (54 + 1) * 6 + (7 * 7 * 6 + 1) * 10,
+    "cifar-pool2-cnn-fc2-100": (
+        (27 + 1) * 4 + (36 + 1) * 4 + (36 + 1) * 6 + (54 + 1) * 6 + (4 * 4 * 6 + 1) * 64 + 65 * 10
+    ),
+    "digits-cnn-fc2-100": (
+        (9 + 1) * 6 + (54 + 1) * 6 + (54 + 1) * 8 + (72 + 1) * 8 + (2 * 2 * 8 + 1) * 64 + 65 * 10
+    ),
+    "mnist-pool4-lstm-100": (7 + 16 + 1) * 64 + 17 * 10,
+    "digits-lstm-l2-b32-100": (8 + 12 + 1) * 48 + (12 + 12 + 1) * 48 + 13 * 10,
 }
 """Counted by hand: (inputs + 1) times units, layer by layer."""
 
@@ -223,25 +235,43 @@ def test_cnn_is_numpy_s():
     np.testing.assert_allclose(loss, cross_entropy(logits, labels.numpy()), rtol=1e-6)
 
 
+def slow_lstm(tensors: list[np.ndarray], sequence: list[np.ndarray]) -> np.ndarray:
+    """The last output of stacked LSTM layers; tensors end with those of a layer of another kind."""
+    sigmoid = NUMPY_ACTIVATIONS["sigmoid"]
+    for kernel, bias in zip(tensors[:-2:2], tensors[1:-2:2], strict=True):
+        units = kernel.shape[1] // 4
+        h = c = np.zeros((len(sequence[0]), units))
+        outputs = []
+        for x in sequence:
+            gates = np.concatenate([x, h], 1) @ kernel + bias
+            i, j, f, o = (gates[:, units * g : units * (g + 1)] for g in range(4))
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(j)
+            h = sigmoid(o) * np.tanh(c)
+            outputs.append(h)
+        sequence = outputs
+    return sequence[-1]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_row_lstm_is_numpy_s(layers):
+    problem = RowLSTM(fake_images("cifar10"), units=4, layers=layers, batch_size=3)
+    params, constants, (pixels, labels) = float64(*start_and_batch(problem))
+    params = 10 * params  # so that every gate matters
+    tensors = [p.numpy() for p in unpack(params, problem.shapes)]
+    images = pixels.numpy() / 255.0 - 0.5
+    output = slow_lstm(tensors, [images[:, row].reshape(3, -1) for row in range(images.shape[1])])
+    loss = problem.loss(params, constants, (pixels, labels))
+    expected = cross_entropy(output @ tensors[-2] + tensors[-1], labels.numpy())
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_sine_lstm_is_numpy_s(layers):
     problem = SineLSTM(units=4, layers=layers, batch_size=5)
     params, constants, (noisy, target) = float64(*start_and_batch(problem))
     tensors = [p.numpy() for p in unpack(params, problem.shapes)]
-    sigmoid = NUMPY_ACTIVATIONS["sigmoid"]
-    sequence = [noisy.numpy()[:, t : t + 1] for t in range(10)]
-    for layer in range(layers):
-        kernel, bias = tensors[2 * layer : 2 * layer + 2]
-        h = c = np.zeros((5, 4))
-        outputs = []
-        for x in sequence:
-            gates = np.concatenate([x, h], 1) @ kernel + bias
-            i, j, f, o = (gates[:, 4 * g : 4 * g + 4] for g in range(4))
-            c = sigmoid(f) * c + sigmoid(i) * np.tanh(j)
-            h = sigmoid(o) * np.tanh(c)
-            outputs.append(h)
-        sequence = outputs
-    prediction = (sequence[-1] @ tensors[-2] + tensors[-1])[:, 0]
+    output = slow_lstm(tensors, [noisy.numpy()[:, t : t + 1] for t in range(10)])
+    prediction = (output @ tensors[-2] + tensors[-1])[:, 0]
     loss = problem.loss(params, constants, (noisy, target))
     np.testing.assert_allclose(loss, np.mean((prediction - target.numpy()) ** 2), rtol=1e-6)
 
@@ -416,6 +446,7 @@ PROBLEMS = {
     "mlp": small_mlp,
     "cnn": lambda: CNN(fake_images("digits"), "c-p-f", batch_size=4),
     "sine": lambda: SineLSTM(units=3, batch_size=4),
+    "rows": lambda: RowLSTM(fake_images("digits"), units=3, batch_size=4),
     "convex": lambda: Convex(5),
     "both tricks": lambda: Combination(RandomScaling(small_mlp(), 3.0), RandomScaling(Convex(5), 1.0)),
 }
@@ -472,7 +503,7 @@ def test_an_impossible_structure_is_refused(structure):
         CNN(fake_images("digits"), structure)
 
 
-@pytest.mark.parametrize("make", [MLP, CNN])
+@pytest.mark.parametrize("make", [MLP, CNN, RowLSTM])
 def test_a_batch_of_more_images_than_there_are_is_refused(make):
     with pytest.raises(ValueError, match=r"from 1 to 256, the number of images. Received: 257"):
         make(fake_images("digits"), batch_size=257)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.meta_gradient import Objective
 from trainer.problems import catalog
 
 RULES = ("rnnprop", "dm")
+
+
+class Entry(NamedTuple):
+    """An optimizee of a run."""
+
+    task: str
+    """A name of the catalog."""
+    longest: int
+    """Steps of its longest episodes."""
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -24,7 +33,8 @@ class MetaTrainConfig:
     rule: str = _setting("rnnprop", "update rule: rnnprop or dm (Andrychowicz et al. 2016)")
     task: str = _setting(
         "mnist-nn-sigmoid-100",
-        "optimizee, a name of trainer.problems.catalog; or several, with commas, of which episodes draw one",
+        "optimizee, a name of trainer.problems.catalog; or several, with commas, of which episodes draw one; "
+        "NAME:STEPS for one whose episodes are no longer than that, whatever `longest` says",
     )
     initial: str = _setting("", "weights to begin with, a name or folder; fresh ones by default")
     scaling: float = _setting(3.0, "Random Scaling's log-range L for f (section 4.1); 0 for none")
@@ -67,8 +77,8 @@ class MetaTrainConfig:
     seed: int = _setting(0, "of the initial weights, the episodes and the data order")
 
     def __post_init__(self) -> None:
-        for name in self.task_names:
-            catalog.task(name)
+        for entry in self.entries:
+            catalog.task(entry.task)
         self._expect(self.rule in RULES, "rule", f"one of {', '.join(RULES)}")
         self._expect(self.select in ("train", "validation"), "select", "train or validation")
         self._expect(self.loss_weights in ("last", "mean"), "loss_weights", "last or mean")
@@ -82,14 +92,23 @@ class MetaTrainConfig:
         self._expect(0 < self.sample <= 1, "sample", "a share above 0, up to 1")
         self._expect(not 0 < self.longest < self.steps, "longest", f"0, or {self.steps} steps or more")
         self._expect(self.steps % self.period == 0, "steps", f"a multiple of the period, {self.period}")
+        longest = min(entry.longest for entry in self.entries)
+        self._expect(longest >= self.steps, "task", f"NAME or NAME:STEPS with {self.steps} steps or more")
 
     def _expect(self, holds: bool, name: str, expected: str) -> None:
         if not holds:
             raise ValueError(f"{name}: expected {expected}. Received: {getattr(self, name)!r}")
 
     @property
-    def task_names(self) -> list[str]:
-        return self.task.split(",")
+    def entries(self) -> list[Entry]:
+        """The optimizees; one that is named twice is drawn twice as often."""
+        longest = max(self.steps, self.longest)
+        found = []
+        for text in self.task.split(","):
+            name, _, own = text.partition(":")
+            self._expect(not own or own.isdecimal(), "task", "NAME or NAME:STEPS, with commas between")
+            found.append(Entry(name, min(int(own), longest) if own else longest))
+        return found
 
     @property
     def periods(self) -> int:
@@ -122,14 +141,24 @@ QUICK: dict[str, Any] = {
 }
 
 MIXTURE = (
+    "mnist-nn-sigmoid-100:100",
+    "mnist-nn-sigmoid-100:100",
+    "mnist-pool2-nn-sigmoid-100",
     "mnist-pool4-nn-sigmoid-100",
     "mnist-pool4-nn-relu-100",
+    "mnist-pool4-nn-relu-b16-100",
     "mnist-pool4-nn-l2-tanh-b64-100",
     "mnist-pool4-nn-l3-sigmoid-100",
-    "mnist-pool2-nn-sigmoid-100",
-    "digits-nn-elu-b32-100",
+    "mnist-pool4-nn-l5-sigmoid-100",
+    "cifar-pool4-nn-l2-relu-b64-100",
+    "digits-nn-elu-b32-100:1000",
     "mnist-pool4-cnn-100",
+    "mnist-pool2-cnn-100:500",
     "cifar-pool4-cnn-100",
+    "cifar-pool2-cnn-fc2-100:500",
+    "digits-cnn-fc2-100:500",
+    "mnist-pool4-lstm-100",
+    "digits-lstm-l2-b32-100:500",
 )
 
 PRESETS: dict[str, MetaTrainConfig] = {
@@ -149,7 +178,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
     "mixture": dataclasses.replace(
         PAPER_RNNPROP,
         task=",".join(MIXTURE),
-        initial="rnnprop-paper",
+        initial="rnnprop-quick",
         mixed_scaling=True,
         convex_dimension=0,
         steps=100,

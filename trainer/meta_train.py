@@ -87,8 +87,12 @@ class MetaTrainer:
         self.strategy = strategy or tf.distribute.get_strategy()
         self.rule, self.architecture = rule_of(config)
         share = distribution.tasks_per_replica(self.strategy, config.tasks)
-        # One replica's part of each.
-        self.problems = [problem_of(config, name, data_dir, share) for name in config.task_names]
+        # One replica's part of each; one object, and so one trace, for a task that is named twice.
+        by_task = {
+            name: problem_of(config, name, data_dir, share)
+            for name in dict.fromkeys(entry.task for entry in config.entries)
+        }
+        self.problems = [by_task[entry.task] for entry in config.entries]
         self.iteration = 0
         self.skipped_updates = 0
         self.block_losses: list[float] = []
@@ -145,12 +149,12 @@ class MetaTrainer:
     def _plan(self) -> Plan:
         config = self.config
         rng = np.random.default_rng([config.seed, self.iteration])
-        problem = self.problems[rng.integers(len(self.problems))]
-        shortest = config.steps // config.period
-        periods = round(math.exp(rng.uniform(math.log(shortest), math.log(config.periods))))
+        drawn = rng.integers(len(self.problems))
+        shortest, longest = config.steps // config.period, config.entries[drawn].longest // config.period
+        periods = round(math.exp(rng.uniform(math.log(shortest), math.log(longest))))
         ages = config.period * np.arange(periods)
         updates = rng.uniform(size=periods) * ages < (config.dense_steps or math.inf)
-        return Plan(problem, updates.tolist())
+        return Plan(self.problems[drawn], updates.tolist())
 
     def _learning_rate(self) -> float:
         progress = self.iteration / self.config.iterations
@@ -266,7 +270,7 @@ class MetaTrainer:
     def validation_loss(self) -> float:
         """The mean final loss on the first task, without tricks, from starts that nothing else uses."""
         if self._validation is None:
-            problem = catalog.task(self.config.task_names[0]).build(self._data_dir)
+            problem = catalog.task(self.config.entries[0].task).build(self._data_dir)
             self._validation = curves.LearnedRunner(problem, self.rule, self.weights(), self.config.alpha)
         self._validation.network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
         runs = (self._validation.run(self.config.steps, seed) for seed in VALIDATION_SEEDS)

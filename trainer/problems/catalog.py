@@ -13,7 +13,7 @@ from typing import TypeAlias
 from trainer import datasets
 from trainer.problems.base import Problem
 from trainer.problems.cnn import CNN
-from trainer.problems.lstm import SineLSTM
+from trainer.problems.lstm import RowLSTM, SineLSTM
 from trainer.problems.mlp import MLP
 
 Build: TypeAlias = Callable[[str | None], Problem]
@@ -54,6 +54,10 @@ def _cnn(
     return lambda data_dir: CNN(_images(dataset, pool, data_dir), structure, batch_size, channels)
 
 
+def _rows(dataset: str, pool: int = 1, units: int = 20, layers: int = 1, batch_size: int = 128) -> Build:
+    return lambda data_dir: RowLSTM(_images(dataset, pool, data_dir), units, layers, batch_size)
+
+
 def _sine(layers: int = 1, noise: float = 0.1) -> Build:
     return lambda _: SineLSTM(layers=layers, noise=noise)
 
@@ -84,8 +88,20 @@ SMALL_TASKS: dict[str, Task] = {
         _mlp("mnist", pool=4, hidden=(16, 16), activation="tanh", batch_size=64), 100
     ),
     "mnist-pool4-nn-l3-sigmoid-100": Task(_mlp("mnist", pool=4, hidden=(20,) * 3), 100),
+    "mnist-pool4-nn-l5-sigmoid-100": Task(_mlp("mnist", pool=4, hidden=(16,) * 5), 100),
+    "mnist-pool4-nn-relu-b16-100": Task(_mlp("mnist", pool=4, activation="relu", batch_size=16), 100),
+    "cifar-pool4-nn-l2-relu-b64-100": Task(
+        _mlp("cifar10", pool=4, hidden=(24, 12), activation="relu", batch_size=64), 100
+    ),
     "mnist-pool4-cnn-100": Task(_cnn("mnist", "c-c-f", pool=4, channels=(4, 8)), 100),
+    "mnist-pool2-cnn-100": Task(_cnn("mnist", "c-c-p-f", pool=2, channels=(6, 8), batch_size=64), 100),
     "cifar-pool4-cnn-100": Task(_cnn("cifar10", "c-c-p-f", pool=4, channels=(6, 8)), 100),
+    "cifar-pool2-cnn-fc2-100": Task(
+        _cnn("cifar10", "c-c-p-c-c-p-f-f", pool=2, channels=(4, 6), batch_size=64), 100
+    ),
+    "digits-cnn-fc2-100": Task(_cnn("digits", "c-c-p-c-c-p-f-f", channels=(6, 8), batch_size=64), 100),
+    "mnist-pool4-lstm-100": Task(_rows("mnist", pool=4, units=16), 100),
+    "digits-lstm-l2-b32-100": Task(_rows("digits", units=12, layers=2, batch_size=32), 100),
 }
 """Cheap tasks, for meta-training and for trying things out; `pool4`: averaged over 4x4 pixels."""
 

@@ -1,15 +1,42 @@
-"""The sequence prediction task of section 5.4.2: an LSTM foretells a noisy sine wave."""
+"""Recurrent optimizees: the sine wave that an LSTM foretells (section 5.4.2), and images read row by row."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from trainer.datasets import ImageBatches, Images
 from trainer.problems.base import Draw, Problem, Seed, normal_params, split_seed, unpack
 
 SEQUENCE = 10
+CLASSES = 10
+
+
+def cell_shapes(inputs: int, units: int, layers: int) -> tuple[tuple[int, ...], ...]:
+    """The kernel and the bias of each LSTM layer, bottom first."""
+    widths = [inputs] + [units] * (layers - 1)
+    return tuple(shape for i in widths for shape in ((i + units, 4 * units), (4 * units,)))
+
+
+def last_output(cells: Sequence[tf.Tensor], sequence: tf.Tensor) -> tf.Tensor:
+    """The top layer's output [batch, units] after a sequence [batch, time, features], from zero states.
+
+    The LSTM is plain: no forget bias, gates in the order i, j, f, o.
+    """
+    layers = list(zip(cells[::2], cells[1::2], strict=True))
+    zeros = tf.zeros([sequence.shape[0], cells[0].shape[1] // 4], sequence.dtype)
+    states = [(zeros, zeros)] * len(layers)
+    for x in tf.unstack(sequence, axis=1):
+        for k, (kernel, bias) in enumerate(layers):
+            h, c = states[k]
+            i, j, f, o = tf.split(tf.concat([x, h], 1) @ kernel + bias, 4, axis=1)
+            c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(j)
+            x = tf.sigmoid(o) * tf.tanh(c)
+            states[k] = (x, c)
+    return states[-1][0]
 
 
 class SineLSTM(Problem):
@@ -35,10 +62,7 @@ class SineLSTM(Problem):
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        units = self._units
-        inputs = [1] + [units] * (self._layers - 1)
-        cells = tuple(shape for i in inputs for shape in ((i + units, 4 * units), (4 * units,)))
-        return (*cells, (units, 1), (1,))
+        return (*cell_shapes(1, self._units, self._layers), (self._units, 1), (1,))
 
     def draw(self, seed: Seed) -> Draw:
         return Draw(normal_params(self.size, seed), constants=())
@@ -70,13 +94,41 @@ class SineLSTM(Problem):
     def loss(self, params: tf.Tensor, constants: Any, batch: Any) -> tf.Tensor:
         noisy, target = batch
         *cells, kernel, bias = unpack(params, self.shapes)
-        zeros = tf.zeros([self._batch_size, self._units], params.dtype)
-        states = [(zeros, zeros)] * self._layers
-        for x in tf.unstack(noisy[:, :, None], axis=1):
-            for k, (h, c) in enumerate(states):
-                i, j, f, o = tf.split(tf.concat([x, h], 1) @ cells[2 * k] + cells[2 * k + 1], 4, axis=1)
-                c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(j)
-                x = tf.sigmoid(o) * tf.tanh(c)
-                states[k] = (x, c)
-        prediction = (x @ kernel + bias)[:, 0]
+        prediction = (last_output(cells, noisy[:, :, None]) @ kernel + bias)[:, 0]
         return tf.reduce_mean((prediction - target) ** 2)
+
+
+class RowLSTM(Problem):
+    """Cross-entropy of an LSTM that reads an image from top to bottom, a row a step, and names its class."""
+
+    def __init__(self, images: Images, units: int = 20, layers: int = 1, batch_size: int = 128) -> None:
+        """
+        Args:
+            images: the data.
+            units: of each LSTM layer.
+            layers: how many LSTM layers.
+            batch_size: images a batch.
+        """
+        self._stream = ImageBatches(images, batch_size)
+        self._units = units
+        self._layers = layers
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        _, width, channels = self._stream.images.image_shape
+        cells = cell_shapes(width * channels, self._units, self._layers)
+        return (*cells, (self._units, CLASSES), (CLASSES,))
+
+    def draw(self, seed: Seed) -> Draw:
+        return Draw(normal_params(self.size, seed), constants=())
+
+    def batches(self, seed: Seed, first: tf.Tensor, count: int) -> Any:
+        return self._stream.batches(seed, first, count)
+
+    def loss(self, params: tf.Tensor, constants: Any, batch: Any) -> tf.Tensor:
+        pixels, labels = batch
+        *cells, kernel, bias = unpack(params, self.shapes)
+        value = self._stream.images.value(pixels, params.dtype)
+        rows = tf.reshape(value, [*value.shape[:2], -1])
+        logits = last_output(cells, rows) @ kernel + bias
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
