@@ -35,11 +35,12 @@ ALLOWED = {
     "trainer.problems.base": "numpy tensorflow",
     "trainer.problems.mlp": "numpy tensorflow trainer.datasets trainer.problems.base",
     "trainer.problems.cnn": "numpy tensorflow trainer.datasets trainer.problems.base",
-    "trainer.problems.lstm": "numpy tensorflow trainer.problems.base",
+    "trainer.problems.lstm": "numpy tensorflow trainer.datasets trainer.problems.base",
     "trainer.problems.convex": "numpy tensorflow trainer.problems.base",
     "trainer.problems.tricks": "numpy tensorflow trainer.problems.base",
     "trainer.problems.catalog": "trainer.datasets trainer.problems.base trainer.problems.mlp"
     " trainer.problems.cnn trainer.problems.lstm trainer.problems.convex trainer.problems.tricks",
+    "trainer.problems.workloads": "keras matplotlib numpy sklearn trainer.datasets",
     # Where rules meet problems, and what stands on it.
     "trainer.unroll": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base",
     "trainer.meta_gradient": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"
@@ -52,15 +53,18 @@ ALLOWED = {
     "trainer.evaluation.results": "numpy tensorflow trainer.files",
     "trainer.evaluation.curves": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule"
     " trainer.problems.base trainer.unroll",
-    "trainer.evaluation.compute": "numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
-    " trainer.evaluation.baselines trainer.evaluation.curves trainer.evaluation.results",
-    "trainer.evaluation.experiments": "trainer.evaluation.baselines trainer.problems.catalog",
+    "trainer.evaluation.fits": "keras numpy tensorflow trainer.problems.workloads trainer.evaluation.curves",
+    "trainer.evaluation.compute": "keras numpy rnnprop_tf rnnprop_tf.pretrained rnnprop_tf.rule"
+    " trainer.problems.catalog trainer.problems.workloads trainer.evaluation.baselines"
+    " trainer.evaluation.curves trainer.evaluation.fits trainer.evaluation.results",
+    "trainer.evaluation.experiments": "rnnprop_tf.pretrained trainer.evaluation.baselines"
+    " trainer.problems.catalog trainer.problems.workloads",
     "trainer.evaluation.schedule": "tqdm rnnprop_tf.pretrained trainer.evaluation.baselines"
     " trainer.evaluation.compute trainer.evaluation.experiments trainer.evaluation.results",
     "trainer.evaluation.response": "numpy tensorflow rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule"
     " trainer.files trainer.problems.catalog trainer.unroll",
     "trainer.evaluation.summary": "numpy trainer.evaluation.results",
-    "trainer.evaluation.tables": "trainer.problems.catalog trainer.evaluation.experiments"
+    "trainer.evaluation.tables": "numpy trainer.problems.catalog trainer.evaluation.experiments"
     " trainer.evaluation.results trainer.evaluation.summary",
     "trainer.evaluation.claims": "numpy trainer.problems.catalog trainer.evaluation.experiments"
     " trainer.evaluation.results trainer.evaluation.summary trainer.evaluation.tables",
@@ -90,8 +94,8 @@ ALLOWED = {
     " trainer.evaluation.tables",
     "trainer.convert": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule trainer.files"
     " trainer.commands",
-    "trainer.demo": "absl keras matplotlib numpy tensorflow rnnprop_tf trainer.config trainer.datasets"
-    " trainer.meta_train trainer.export trainer.commands",
+    "trainer.demo": "absl keras matplotlib numpy tensorflow rnnprop_tf rnnprop_tf.pretrained trainer.config"
+    " trainer.datasets trainer.meta_train trainer.export trainer.commands",
 }
 
 MODULES = {

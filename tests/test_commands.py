@@ -64,7 +64,7 @@ CONVERT = {
     "out": {"": "the weight folder to write"},
 }
 REPORT = {
-    "experiments": {"table1": "all, or among table2, table3", "": "all, or some of table2"},
+    "experiments": {"table1": "paper, or among table2, table3", "": "paper for all of the paper's, or"},
     "optimizers": {"adamw": "Expected some of ['adadelta', 'adagrad', 'adam'"},
     "compute": {"maybe": "true or false"},
     "quick": {"maybe": "true or false"},

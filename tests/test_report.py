@@ -122,6 +122,7 @@ def test_every_experiment_has_a_title_and_the_shared_runs_are_made_once():
     assert set(report.TITLES) == set(EXPERIMENTS) == tables_and_figures()
     found = experiments.blocks(EXPERIMENTS, quick=False)
     assert len(found) == len(set(found))
+    assert {block.task for name in experiments.PAPER for block in EXPERIMENTS[name]} == set(PAPER_TASKS)
     assert len(experiments.blocks(["figure2", "figure3"], quick=False)) == 2
     assert {block.runs for block in experiments.blocks(EXPERIMENTS, quick=True)} == {2}
 

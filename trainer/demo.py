@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from rnnprop_tf import RNNprop, list_pretrained
+from rnnprop_tf import RNNprop, pretrained
 from trainer import commands, datasets, export, meta_train
 from trainer.config import MetaTrainConfig, preset
 
@@ -107,11 +107,9 @@ def run(config: MetaTrainConfig, folder: str, epochs: int, seeds: range) -> list
         f"3. A convolutional network that the weights have not seen, {epochs} epochs, {len(seeds)} runs each:"
     )
     entrants: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
-        "RNNprop, made just now": lambda: RNNprop.from_pretrained(weights)
+        "RNNprop, made just now": lambda: RNNprop.from_pretrained(weights),
+        f"RNNprop, {pretrained.DEFAULT}": RNNprop.from_pretrained,
     }
-    for name in list_pretrained():
-        if name.startswith("rnnprop"):
-            entrants[f"RNNprop, {name}"] = lambda name=name: RNNprop.from_pretrained(name)  # type: ignore[misc]
     for rate in ADAM_RATES:
         entrants[f"Adam, {rate:g}"] = lambda rate=rate: keras.optimizers.Adam(rate)  # type: ignore[misc]
     header = (

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from rnnprop_tf import pretrained
 from trainer import commands
 from trainer.evaluation import baselines
-from trainer.evaluation.compute import Evaluation, entrant
+from trainer.evaluation.compute import WORKLOAD_STEPS, Evaluation, check_task, entrant
 from trainer.evaluation.results import TUNING_SEED, Results
 from trainer.evaluation.summary import Summary
 from trainer.problems import catalog
@@ -30,7 +30,7 @@ def main(_: list[str]) -> None:
         entrants = [entrant(os.path.expanduser(text)) for text in FLAGS.optimizers]
         names = list(catalog.PAPER_TASKS) if FLAGS.tasks == ["paper"] else FLAGS.tasks
         for name in names:
-            catalog.task(name)
+            check_task(name)
         if FLAGS.first_seed + FLAGS.runs > TUNING_SEED:
             raise ValueError(
                 f"runs: expected seeds below {TUNING_SEED}, where tuning's begin. "
@@ -53,7 +53,9 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list(
-        "tasks", ["mnist-nn-sigmoid-100"], "names of trainer.problems.catalog, or 'paper' for its 22 tasks"
+        "tasks",
+        ["mnist-nn-sigmoid-100"],
+        "names of trainer.problems.catalog or of trainer.problems.workloads, or 'paper' for the 22 tasks",
     )
     flags.DEFINE_list(
         "optimizers",
@@ -67,7 +69,12 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "tuning_runs", 5, "runs for each learning rate tried, with seeds of their own", lower_bound=1
     )
-    flags.DEFINE_integer("steps", None, "steps a run; the task's own by default", lower_bound=1)
+    flags.DEFINE_integer(
+        "steps",
+        None,
+        f"steps a run; by default the task's own, {WORKLOAD_STEPS} for Keras models",
+        lower_bound=1,
+    )
     flags.DEFINE_string("out", None, "folder for the runs, a folder for each task", required=True)
     flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
     commands.run(main)

@@ -20,7 +20,7 @@ from absl import flags
 from trainer import commands, files
 from trainer.evaluation import plots, response, schedule, tables
 from trainer.evaluation.claims import CLAIMS, check
-from trainer.evaluation.experiments import BASE, EXPERIMENTS, RNNPROP, blocks
+from trainer.evaluation.experiments import BASE, DEFAULT, EXPERIMENTS, PAPER, RNNPROP, blocks
 from trainer.evaluation.results import Results
 from trainer.evaluation.summary import reported
 
@@ -41,6 +41,9 @@ TITLES = {
     "figure9": "Figure 9: the controls",
     "scorecard": "The 22 tasks",
     "replicates": "Three meta-training seeds",
+    "default": f"The default weights, {DEFAULT}, on the 22 tasks and on longer runs",
+    "workloads": "Keras models by which weights are chosen",
+    "workloads-test": "Keras models looked at once",
 }
 TABLES = {
     "table2": tables.table2,
@@ -48,6 +51,9 @@ TABLES = {
     "table4": tables.table4,
     "scorecard": lambda results: f"{tables.scorecard(results)}\n\n{tables.everything(results)}",
     "replicates": tables.replicates,
+    "default": tables.default,
+    "workloads": lambda results: tables.workloads(results, "workloads"),
+    "workloads-test": lambda results: tables.workloads(results, "workloads-test"),
 }
 
 
@@ -145,11 +151,11 @@ def _made_from(name: str, results: Results) -> str:
 
 def main(_: list[str]) -> None:
     folder = os.path.expanduser(FLAGS.out)
-    names = list(EXPERIMENTS) if "all" in FLAGS.experiments else FLAGS.experiments
+    names = list(PAPER) if FLAGS.experiments == ["paper"] else FLAGS.experiments
     try:
         if unknown := sorted(set(names) - set(EXPERIMENTS)):
             raise ValueError(
-                f"No experiment named {unknown}. Expected all, or among {', '.join(EXPERIMENTS)}."
+                f"No experiment named {unknown}. Expected paper, or among {', '.join(EXPERIMENTS)}."
             )
         if FLAGS.compute:
             compute(names, FLAGS.optimizers, FLAGS.quick, folder, FLAGS.data_dir, FLAGS.jobs)
@@ -162,7 +168,9 @@ def main(_: list[str]) -> None:
 
 FLAGS = flags.FLAGS
 if __name__ == "__main__":
-    flags.DEFINE_list("experiments", ["all"], f"all, or some of {', '.join(EXPERIMENTS)}")
+    flags.DEFINE_list(
+        "experiments", ["paper"], f"paper for all of the paper's, or some of {', '.join(EXPERIMENTS)}"
+    )
     flags.DEFINE_list("optimizers", [], "compute the runs of these alone, such as adam,sgd; by default all")
     flags.DEFINE_bool("compute", True, "make the runs that are missing; --nocompute only draws")
     flags.DEFINE_bool("quick", False, "two runs of each and a coarse tuning, to see it all in minutes")

@@ -1,4 +1,4 @@
-"""The six traditional optimizers of Table 1: Keras's own classes, tuned by their learning rate alone.
+"""The six traditional optimizers of Table 1 and two more: Keras's own classes, tuned by their learning rate.
 
 Their other hyperparameters are Keras's defaults. Those that differ from the defaults of the paper's
 TensorFlow 0.12: Adagrad starts its sums at 0.1 in both; Adadelta's epsilon is 1e-7 (there 1e-8); RMSprop's
@@ -11,18 +11,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
-    "sgd": lambda: keras.optimizers.SGD(0.01),
-    "momentum": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
+TRADITIONAL = ("sgd", "momentum", "adagrad", "adadelta", "rmsprop", "adam")
+"""Those of Table 1."""
+
+ADAM_DEFAULT = "adam-default"
+"""Adam as it comes, for who does not tune."""
+ADAMW_COSINE = "adamw-cosine"
+"""AdamW, the learning rate falling to 0 over the run; for Keras models only."""
+
+OPTIMIZERS: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
+    "sgd": keras.optimizers.SGD,
+    "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
     "adagrad": keras.optimizers.Adagrad,
     "adadelta": keras.optimizers.Adadelta,
     "rmsprop": keras.optimizers.RMSprop,
     "adam": keras.optimizers.Adam,
+    ADAM_DEFAULT: keras.optimizers.Adam,
+    ADAMW_COSINE: keras.optimizers.AdamW,
 }
+"""Each makes the optimizer from a learning rate: a number, a schedule or a callable."""
+
+FIXED: dict[str, float] = {ADAM_DEFAULT: 0.001}
+"""Learning rates that are not tuned."""
 
 FIRST_GRID: dict[str, range] = {
     "sgd": range(-8, 5),
@@ -31,6 +46,7 @@ FIRST_GRID: dict[str, range] = {
     "adadelta": range(0, 15),
     "rmsprop": range(-20, -3),
     "adam": range(-20, -3),
+    ADAMW_COSINE: range(-20, -3),
 }
 """Where the search begins: exponents k of the learning rate 2^(k/2)."""
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
-from rnnprop_tf import pretrained
+from rnnprop_tf import DMOptimizer, RNNprop, pretrained
+from rnnprop_tf.rule import RNNpropRule
 from trainer.evaluation import baselines
 from trainer.evaluation.curves import KerasRunner, LearnedRunner, Runner
+from trainer.evaluation.fits import FitRunner
 from trainer.evaluation.results import TUNING_SEED, Cell, Results, short_digest
 from trainer.problems import catalog
+from trainer.problems.workloads import WORKLOADS
+
+WORKLOAD_STEPS = 200
+"""Of a Keras model's run, where none are named."""
 
 
 class Entrant(NamedTuple):
@@ -22,6 +30,14 @@ class Entrant(NamedTuple):
     weights: pretrained.Pretrained | None
     rate: float | None
     """None: to be tuned."""
+
+    def make(self, rate: Any) -> keras.optimizers.Optimizer:
+        """The Keras optimizer; learned ones keep the learning rate of their weights."""
+        if self.weights is None:
+            return baselines.OPTIMIZERS[self.name](rate)
+        network, rule, rate, _ = self.weights
+        kind = RNNprop if isinstance(rule, RNNpropRule) else DMOptimizer
+        return kind(network, learning_rate=rate, **dataclasses.asdict(rule))
 
     def cell(self, task: str, rate: float, steps: int) -> Cell:
         """The cell of its runs at that rate."""
@@ -43,9 +59,11 @@ def entrant(text: str) -> Entrant:
             raise ValueError(
                 f"Expected a learning rate after the colon, as in adam:0.001. Received: {text!r}"
             ) from None
+        if name in baselines.FIXED and rate:
+            raise ValueError(f"Expected {name} without a learning rate. Received: {text!r}")
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"Expected a positive learning rate. Received: {text!r}")
-        return Entrant(name, None, value)
+        return Entrant(name, None, baselines.FIXED.get(name, value))
     return learned(text, text)
 
 
@@ -57,6 +75,16 @@ def learned(name: str, weights: str) -> Entrant:
     """
     found = pretrained.load(weights)
     return Entrant(name, found, found.learning_rate)
+
+
+def check_task(name: str) -> None:
+    """That it is one of the catalog or of the Keras models.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if name not in WORKLOADS:
+        catalog.task(name)
 
 
 class Evaluation:
@@ -73,16 +101,20 @@ class Evaluation:
         """
         Args:
             results: where runs are looked up and written.
-            task: a name of the catalog.
-            steps: of a run; the task's own where None.
+            task: a name of the catalog or of `WORKLOADS`.
+            steps: of a run; where None the task's own, or `WORKLOAD_STEPS`.
             data_dir: TFDS's folder, its default where None.
             after_run: called with the seconds of each run that was made, to show progress or, by raising,
                 to stop.
         """
         self._results = results
         self._task = task
-        self._steps = steps or catalog.task(task).steps
-        self._problem = catalog.task(task).build(data_dir)
+        self._data_dir = data_dir
+        if task in WORKLOADS:
+            self._steps = steps or WORKLOAD_STEPS
+        else:
+            self._steps = steps or catalog.task(task).steps
+            self._problem = catalog.task(task).build(data_dir)
         self._after_run = after_run
 
     def losses(
@@ -100,15 +132,10 @@ class Evaluation:
             tuning_seeds: from `TUNING_SEED` on.
             strides: see `baselines.tune`.
         """
-        runner: Runner
-        if entrant.weights is not None:
-            weights = entrant.weights
-            runner = LearnedRunner(self._problem, weights.rule, weights.network, weights.learning_rate)
-        else:
-            runner = KerasRunner(self._problem, baselines.OPTIMIZERS[entrant.name]())
+        runner = self._runner(entrant)
 
         def losses_at(rate: float, seeds: range) -> list[float]:
-            if isinstance(runner, KerasRunner):
+            if not isinstance(runner, LearnedRunner):
                 runner.tune(rate)
             return self._cell(entrant.cell(self._task, rate, self._steps), runner, seeds)
 
@@ -118,7 +145,18 @@ class Evaluation:
         rate = entrant.rate or baselines.tune(baselines.FIRST_GRID[entrant.name], mean_loss, strides)
         return rate, losses_at(rate, seeds)
 
-    def _cell(self, cell: Cell, runner: Runner, seeds: range) -> list[float]:
+    def _runner(self, entrant: Entrant) -> LearnedRunner | KerasRunner | FitRunner:
+        cosine = entrant.name == baselines.ADAMW_COSINE
+        if self._task in WORKLOADS:
+            return FitRunner(WORKLOADS[self._task], entrant.make, cosine, self._data_dir)
+        if cosine:
+            raise ValueError(f"{entrant.name}: expected a Keras model's task. Received: {self._task}")
+        if entrant.weights is not None:
+            weights = entrant.weights
+            return LearnedRunner(self._problem, weights.rule, weights.network, weights.learning_rate)
+        return KerasRunner(self._problem, entrant.make(0.01))
+
+    def _cell(self, cell: Cell, runner: Runner | FitRunner, seeds: range) -> list[float]:
         there = {row.seed: row.final_loss for row in self._results.of(cell)}
         missing = [seed for seed in seeds if seed not in there]
         if missing:

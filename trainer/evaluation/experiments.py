@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from trainer.evaluation.baselines import OPTIMIZERS, STRIDES
+from rnnprop_tf import pretrained
+from trainer.evaluation.baselines import ADAM_DEFAULT, ADAMW_COSINE, STRIDES, TRADITIONAL
 from trainer.problems.catalog import PAPER_TASKS
+from trainer.problems.workloads import TEST, VALIDATION
 
 RNNPROP = "rnnprop-paper"
 DM = "dm-paper"
@@ -15,8 +17,6 @@ NO_CONVEX = "rnnprop-paper-no-convex"
 DM_TRICKS = "dm-paper-tricks"
 LEARNED = (RNNPROP, DM, NO_SCALING, NO_CONVEX, DM_TRICKS)
 """The five learned optimizers of section 5, names of pretrained weights."""
-
-TRADITIONAL = tuple(OPTIMIZERS)
 
 TABLE_4_ITERATIONS = (5_000, 10_000, 15_000)
 REPLICATE_SEEDS = (0, 1, 2)
@@ -29,6 +29,17 @@ DEPTHS: Mapping[int, str] = {1: BASE} | {n: f"mnist-nn-l{n}-sigmoid-100" for n i
 CNNS = tuple(task for task in PAPER_TASKS if task.startswith("vgg"))
 SINES = ("sin_lstm", "sin_lstm-x2", "sin_lstm-no001")
 FIGURE_9_STEPS = 1_000
+
+DEFAULT = pretrained.DEFAULT
+"""The weights of `from_pretrained()`."""
+LONG_STEPS = (2_000, 10_000)
+LONG_TASKS = (RELU, DEPTHS[2], CNNS[0])
+"""Run for `LONG_STEPS` too, to judge the default weights by; the base MLP's are among the paper's."""
+LONG_RIVALS = ("momentum", "rmsprop", "adam")
+"""Of the default weights on a CNN for so long, where a run takes minutes."""
+RIVALS = (ADAM_DEFAULT, "adam", ADAMW_COSINE)
+"""Of the default weights on Keras models."""
+WORKLOAD_STEPS = (200, 2_000, 10_000)
 
 
 def at_iteration(name: str, iteration: int) -> str:
@@ -62,8 +73,12 @@ class Block(NamedTuple):
 
 def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps: int | None = None) -> Block:
     steps = steps or PAPER_TASKS[task].steps
-    if steps == 10_000:  # Figure 3 shows the whole grid.
+    if task == "mnist-nn-sigmoid-10000":  # Figure 3 shows the whole grid.
         return Block(task, steps, optimizers, runs=5, tuning_runs=2, strides=(1,))
+    if steps > 100 and task in CNNS:
+        return Block(task, steps, optimizers, runs=3, tuning_runs=1)
+    if steps == 10_000:
+        return Block(task, steps, optimizers, runs=5, tuning_runs=2)
     if steps >= FIGURE_9_STEPS:
         return Block(task, steps, optimizers, runs=10, tuning_runs=3)
     if task in CNNS:
@@ -71,7 +86,12 @@ def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps
     return Block(task, steps, optimizers, runs=100, tuning_runs=5)
 
 
-EXPERIMENTS: dict[str, tuple[Block, ...]] = {
+def _workloads(names: Iterable[str]) -> tuple[Block, ...]:
+    places = [(name, steps) for steps in WORKLOAD_STEPS for name in names]
+    return tuple(Block(*place, (DEFAULT, *RIVALS), runs=3, tuning_runs=1) for place in places)
+
+
+PAPER: dict[str, tuple[Block, ...]] = {
     "table2": tuple(_block(task) for task in ACTIVATIONS),
     "table3": tuple(_block(task) for task in SINES),
     "table4": tuple(_block(task, (*TABLE_4, "adam")) for task in (BASE, RELU)),
@@ -89,6 +109,23 @@ EXPERIMENTS: dict[str, tuple[Block, ...]] = {
         _block(RELU, REPLICATES, FIGURE_9_STEPS),
     ),
 }
+"""Those of the paper."""
+
+BEYOND: dict[str, tuple[Block, ...]] = {
+    "default": (
+        *(_block(task, (DEFAULT, *TRADITIONAL)) for task in PAPER_TASKS),
+        *(
+            _block(task, (DEFAULT, *(LONG_RIVALS if task in CNNS else TRADITIONAL)), steps)
+            for steps in LONG_STEPS
+            for task in LONG_TASKS
+        ),
+    ),
+    "workloads": _workloads(VALIDATION),
+    "workloads-test": _workloads(TEST),
+}
+"""What the default weights are judged by: the paper's tasks, some of them for longer, and Keras models."""
+
+EXPERIMENTS: dict[str, tuple[Block, ...]] = PAPER | BEYOND
 
 
 def blocks(names: Iterable[str], quick: bool) -> list[Block]:

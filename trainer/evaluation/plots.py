@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 
 from trainer.evaluation.claims import NotRunError, mean_curve
 from trainer.evaluation.experiments import (
+    BEYOND,
     CNNS,
+    DEFAULT,
     DEPTHS,
     DM,
     DM_TRICKS,
@@ -23,11 +25,13 @@ from trainer.evaluation.experiments import (
     NO_CONVEX,
     NO_SCALING,
     RELU,
+    RIVALS,
     RNNPROP,
     TRADITIONAL,
+    Block,
 )
 from trainer.evaluation.results import Results
-from trainer.evaluation.summary import summary, tuning
+from trainer.evaluation.summary import reported, summary, tuning
 from trainer.evaluation.tables import best_traditional
 from trainer.problems.catalog import PAPER_TASKS
 
@@ -139,6 +143,32 @@ def learned_update(npz: bytes) -> Figure:
     return figure
 
 
+def workloads(results: Results, experiment: str) -> Figure:
+    """Validation loss by seconds of training, of the longest runs of each Keras model."""
+    longest = {block.task: block.steps for block in BEYOND[experiment] if _there(results, block)}
+    figure, grid = plt.subplots(
+        1,
+        max(len(longest), 1),
+        figsize=(3.4 * max(len(longest), 1), 3.0),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, (task, steps) in zip(grid[0], longest.items(), strict=False):
+        for name in (DEFAULT, *RIVALS):
+            if rows := reported(results, task, steps, name):
+                _, seconds, _, loss, _ = results.curves(rows).mean(axis=0).T
+                axes.plot(seconds, loss, "o-", ms=2, label=name)
+        axes.set(title=f"{task}, {steps:,} steps", xlabel="seconds", xscale="log", yscale="log")
+        axes.title.set_fontsize(8)
+    grid[0][0].set_ylabel("validation loss")
+    grid[0][0].legend(fontsize=6)
+    return figure
+
+
+def _there(results: Results, block: Block) -> bool:
+    return bool(reported(results, block.task, block.steps, DEFAULT))
+
+
 FIGURES: Mapping[str, Callable[[Results], Figure]] = {
     "figure2": lambda results: _panels(results, ["mnist-nn-sigmoid-2000", "mnist-nn-sigmoid-10000"]),
     "figure3": figure3,
@@ -148,6 +178,8 @@ FIGURES: Mapping[str, Callable[[Results], Figure]] = {
     "figure7": lambda results: _panels(results, CNNS),
     "figure8": lambda results: _panels(results, ["sin_lstm"]),
     "figure9": figure9,
+    "workloads": lambda results: workloads(results, "workloads"),
+    "workloads-test": lambda results: workloads(results, "workloads-test"),
 }
 
 

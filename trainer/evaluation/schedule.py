@@ -13,7 +13,7 @@ from tqdm import tqdm
 from rnnprop_tf import pretrained
 from trainer.evaluation import baselines
 from trainer.evaluation.compute import Entrant, Evaluation, entrant, learned
-from trainer.evaluation.experiments import TRADITIONAL, Block
+from trainer.evaluation.experiments import Block
 from trainer.evaluation.results import TUNING_SEED, Results
 
 WEIGHTS = "weights"
@@ -26,6 +26,7 @@ MILLISECONDS_A_STEP: Mapping[str, tuple[float, float]] = {
     "vgg-mnist-fc2": (120.0, 80.0),
     "vgg-cifar-fc1": (75.0, 60.0),
     "vgg-cifar-fc2": (160.0, 110.0),
+    "keras-": (6.0, 3.0),
 }
 """By the beginning of a task's name: a step with a learned and with a traditional optimizer, final loss
 included, where two tasks run at once on two cores of an AMD EPYC. Only for the estimate of what is left."""
@@ -46,7 +47,7 @@ def find(names: Sequence[str], folder: str) -> dict[str, Entrant]:
     found = {}
     for name in dict.fromkeys(names):
         beside = os.path.join(folder, WEIGHTS, name)
-        if name in TRADITIONAL:
+        if name in baselines.OPTIMIZERS:
             found[name] = entrant(name)
         elif name in pretrained.list_pretrained():
             found[name] = learned(name, name)
@@ -66,7 +67,7 @@ def cost(block: Block, entrants: Mapping[str, Entrant], results: Results) -> flo
         if (one := entrants.get(name)) is None:
             continue
         cells = [row for row in results.rows if row[:2] == (block.task, name) and row.steps == block.steps]
-        tuned = one.weights is not None or any(row.seed in seeds for row in cells)
+        tuned = one.rate is not None or any(row.seed in seeds for row in cells)
         digest = one.cell(block.task, 0.0, block.steps).weights
         runs = len(seeds) - sum(row.seed in seeds and row.weights == digest for row in cells)
         if not tuned:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from trainer.evaluation import experiments
 from trainer.evaluation.experiments import (
     ACTIVATIONS,
     BASE,
+    BEYOND,
+    DEFAULT,
     DM,
     LEARNED,
     NO_CONVEX,
     RELU,
     REPLICATE_SEEDS,
     REPLICATED,
+    RIVALS,
     RNNPROP,
     SINES,
     TABLE_4_ITERATIONS,
@@ -23,7 +28,7 @@ from trainer.evaluation.experiments import (
     replicate,
 )
 from trainer.evaluation.results import Results
-from trainer.evaluation.summary import Summary, difference, summary
+from trainer.evaluation.summary import Summary, difference, reported, summary
 from trainer.problems.catalog import PAPER_TASKS
 
 PAPER_TABLE_2: Mapping[str, Mapping[str, float]] = {
@@ -131,20 +136,31 @@ def verdict(ours: Summary, theirs: Summary) -> str:
     return "won" if gap.mean < 0 else "lost"
 
 
-def scorecard(results: Results, optimizer: str = RNNPROP) -> str:
-    """The 22 tasks: an optimizer against the best traditional one, each tuned for the task."""
-    rows = []
-    for task, steps in STEPS.items():
+def scorecard(
+    results: Results, optimizer: str = RNNPROP, places: Iterable[tuple[str, int]] = tuple(STEPS.items())
+) -> str:
+    """An optimizer against the best traditional one, each tuned for the task; by default the 22 tasks."""
+    rows: list[list[str]] = []
+    ratios: list[float] = []
+    verdicts: list[str] = []
+    for task, steps in places:
         ours, best = summary(results, task, steps, optimizer), best_traditional(results, task, steps)
         if ours is None or best is None:
-            rows.append([task, cell(ours), "not run", "", ""])
+            rows.append([task, f"{steps:,}", cell(ours), "not run", "", ""])
             continue
         name, theirs = best
-        ratio = ours.mean / theirs.mean
-        rows.append(
-            [task, cell(ours), f"{name}: {cell(theirs, rate=True)}", f"{ratio:.3f}", verdict(ours, theirs)]
-        )
-    return markdown(["task", optimizer, "best traditional", "ratio", ""], rows)
+        ratios.append(ours.mean / theirs.mean)
+        verdicts.append(verdict(ours, theirs))
+        rival = f"{name}: {cell(theirs, rate=True)}"
+        rows.append([task, f"{steps:,}", cell(ours), rival, f"{ratios[-1]:.3f}", verdicts[-1]])
+    table = markdown(["task", "steps", optimizer, "best traditional", "ratio", ""], rows)
+    return f"{table}\n\n{_count(ratios, verdicts)}" if ratios else table
+
+
+def _count(ratios: Sequence[float], verdicts: Sequence[str]) -> str:
+    counts = ", ".join(f"{verdicts.count(one)} {one}" for one in ("won", "tied", "lost"))
+    mean = math.exp(np.mean(np.log(ratios)))
+    return f"{counts}. Ratios: geometric mean {mean:.3f}, worst {max(ratios):.3f}."
 
 
 def everything(results: Results) -> str:
@@ -169,3 +185,39 @@ def replicates(results: Results) -> str:
             row.append(", ".join("not run" if one is None else number(one.mean) for one in found))
         rows.append(row)
     return markdown(["task", "adam", *REPLICATED], rows)
+
+
+def default(results: Results) -> str:
+    """The default weights on the 22 tasks and on longer runs."""
+    return scorecard(results, DEFAULT, dict.fromkeys((b.task, b.steps) for b in BEYOND["default"]))
+
+
+def workloads(results: Results, experiment: str) -> str:
+    """The default weights on Keras models: training losses, and what the model was worth at the end."""
+    names = (DEFAULT, *RIVALS)
+    losses, ends = [], []
+    for block in BEYOND[experiment]:
+        place = f"{block.task}, {block.steps:,}"
+        found = {name: summary(results, block.task, block.steps, name) for name in names}
+        ours, tuned = found[DEFAULT], found["adam"]
+        if ours is None:
+            continue
+        ratio = "" if tuned is None else f"{ours.mean / tuned.mean:.3f}"
+        losses.append([place, *(cell(one, rate=name in RIVALS[1:]) for name, one in found.items()), ratio])
+        ends.append([place, *(_end(results, block, name) for name in names)])
+    titles = ("Training loss", "Validation loss, accuracy where there is one, seconds of training")
+    parts = (
+        markdown(["model, steps", *names, *more], rows)
+        for rows, more in ((losses, [f"{DEFAULT} / adam"]), (ends, []))
+    )
+    return "\n\n".join(f"{title}:\n\n{part}" for title, part in zip(titles, parts, strict=True))
+
+
+def _end(results: Results, block: experiments.Block, name: str) -> str:
+    """Validation loss, accuracy and seconds at the end of a Keras model's runs, means."""
+    rows = reported(results, block.task, block.steps, name)
+    if not rows:
+        return "not run"
+    _, seconds, _, loss, accuracy = results.curves(rows)[:, -1].mean(axis=0)
+    measured = [number(loss), *([] if math.isnan(accuracy) else [f"{accuracy:.3f}"]), f"{seconds:.1f} s"]
+    return ", ".join(measured)

@@ -1,0 +1,224 @@
+"""Keras models to judge weights by: they build, a run is what a plain loop makes, tables read it."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rnnprop_tf import RNNprop, pretrained
+from trainer import datasets
+from trainer.evaluation import baselines, experiments, fits, plots, tables
+from trainer.evaluation.compute import Evaluation, check_task, entrant
+from trainer.evaluation.fits import POINTS, Cosine, FitRunner
+from trainer.evaluation.results import TUNING_SEED, Cell, Results
+from trainer.problems import workloads
+from trainer.problems.workloads import CLASSIFIED, TEST, VALIDATION, WORKLOADS
+
+FAST = "keras-friedman"
+
+
+@pytest.fixture
+def no_downloads(monkeypatch):
+    """Noise in place of MNIST and CIFAR-10."""
+    shapes = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+    load_digits = datasets._load_digits
+
+    def load(name, split, data_dir):
+        if name == "digits":
+            return load_digits(split)
+        count = {"train": 300, "test": 100}[split]
+        rng = np.random.default_rng(count)
+        pixels = rng.integers(0, 256, (count, *shapes[name]), dtype=np.uint8)
+        return datasets.Images(pixels, rng.integers(0, 10, count, dtype=np.int32), 1 / 255)
+
+    monkeypatch.setattr(datasets, "_load", load)
+
+
+# The models and their data.
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_model_fits_its_data(name, no_downloads):
+    workload = WORKLOADS[name]
+    (x, y), (held_out, targets) = workload.load(None)
+    assert len(x) == len(y) >= workload.batch_size
+    assert 0 < len(held_out) == len(targets) < len(x)
+    for part in (x, held_out):
+        assert np.isfinite(part).all()
+    model = workload.model()
+    assert 1_000 < model.count_params() < 30_000
+    with tf.GradientTape() as tape:
+        predicted = model(x[:64])
+        loss = tf.reduce_mean(keras.losses.get(workload.loss)(y[:64], predicted))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert all(gradient is not None for gradient in gradients)
+    assert np.isfinite(loss)
+    if workload.loss == CLASSIFIED:
+        classes = predicted.shape[-1]
+        assert {int(label) for label in (*y, *targets)} <= set(range(classes))
+        # An untrained classifier guesses, more or less.
+        assert 0.5 * math.log(classes) < loss < 2.5 * math.log(classes)
+    else:
+        assert predicted.shape[1:] == y.shape[1:]
+
+
+def test_the_two_parts_share_no_model_and_no_data():
+    assert not set(VALIDATION) & set(TEST)
+    for name in ("model", "load"):
+        parts = [{getattr(one, name) for one in part.values()} for part in (VALIDATION, TEST)]
+        assert not parts[0] & parts[1]
+
+
+def test_the_data_are_the_same_at_every_call_and_the_parts_of_a_split_are_apart(no_downloads):
+    for name in ("keras-friedman", "keras-ratings", "keras-lines-bag", "keras-characters-lstm"):
+        once, again = WORKLOADS[name].load(None), WORKLOADS[name].load(None)
+        tf.nest.map_structure(np.testing.assert_array_equal, once, again)
+    (x, _), (held_out, _) = WORKLOADS["keras-friedman"].load(None)
+    assert not {row.tobytes() for row in x} & {row.tobytes() for row in held_out}
+    (x, y), _ = WORKLOADS["keras-characters-lstm"].load(None)
+    np.testing.assert_array_equal(x[1:, -1], y[:-1])  # what is foretold is what comes next
+
+
+def test_words_are_numbered_by_how_common_they_are(monkeypatch):
+    texts = {"one": "b a a " * 16, "two": "a c c " * 16}
+    monkeypatch.setattr(workloads, "_source", texts.__getitem__)
+    monkeypatch.setattr(workloads, "WORDS", 4)  # padding, the rare, and two words
+    (x, y), (held_out, targets) = workloads.lines(("one", "two"))(None)
+    every, labels = np.concatenate([x, held_out]), np.concatenate([y, targets])
+    assert set(every[labels == 0].ravel()) == {2, 1}  # a is the most common, b the rarest
+    assert set(every[labels == 1].ravel()) == {2, 3}
+
+
+# Runs.
+
+
+def adam(rate):
+    return keras.optimizers.Adam(rate)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return FitRunner(WORKLOADS[FAST], adam)
+
+
+def test_a_run_is_a_plain_loop_s(runner):
+    steps, seed = 20, 3
+    runner.tune(0.01)
+    run = runner.run(steps, seed)
+    keras.utils.set_random_seed(seed)
+    workload = WORKLOADS[FAST]
+    model, optimizer = workload.model(), adam(0.01)
+    losses = []
+    for k, (x, y) in zip(range(steps), runner._batches(seed), strict=False):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        if k % 2 == 1:
+            losses.append([float(np.mean((model(x) - y) ** 2)) for x, y in workload.load(None)])
+    np.testing.assert_allclose(run.curve[:, 2:4], losses, rtol=1e-4)
+    np.testing.assert_array_equal(run.curve[:, 0], np.arange(2, 21, 2))
+    assert run.final_loss == run.curve[-1, 2]
+    assert (np.diff(run.curve[:, 1]) > 0).all()
+    assert np.isnan(run.curve[:, 4]).all()
+
+
+def test_a_run_leaves_nothing_behind(runner):
+    runner.tune(0.01)
+    first = runner.run(20, 0)
+    runner.tune(0.1)
+    other = runner.run(20, 0)
+    runner.tune(0.01)
+    again, next_seed = runner.run(20, 0), runner.run(20, 1)
+    np.testing.assert_allclose(first.curve[:, 2:4], again.curve[:, 2:4], rtol=1e-6)
+    assert abs(first.final_loss - other.final_loss) > 1e-3
+    assert abs(first.final_loss - next_seed.final_loss) > 1e-6
+
+
+def test_a_cosine_falls_from_the_rate_to_0_over_the_run():
+    rate, steps = tf.Variable(0.4), tf.Variable(200.0)
+    found = [float(Cosine(rate, steps)(step)) for step in (0, 50, 100, 200, 300)]
+    np.testing.assert_allclose(found, [0.4, 0.2 * (1 + 0.5**0.5), 0.2, 0.0, 0.0], atol=1e-7)
+    runner = FitRunner(WORKLOADS[FAST], keras.optimizers.AdamW, cosine=True)
+    runner.tune(0.05)
+    run = runner.run(40, 0)
+    moved = -np.diff(run.curve[:, 2])
+    assert abs(moved[-1]) < 0.2 * abs(moved[:3]).max()
+
+
+def test_accuracy_is_measured_where_there_are_classes(no_downloads):
+    runner = FitRunner(WORKLOADS["keras-cancer"], adam)
+    runner.tune(0.01)
+    run = runner.run(40, 0)
+    assert run.curve[-1, 4] > 0.85
+    assert run.curve[-1, 2] < run.curve[0, 2]
+
+
+def test_a_number_of_steps_that_cannot_be_measured_evenly_is_refused(runner):
+    with pytest.raises(ValueError, match=f"steps: expected a multiple of {POINTS} for Keras models"):
+        runner.run(25, 0)
+
+
+# Evaluation.
+
+
+def test_evaluation_runs_them_like_any_task(tmp_path):
+    results = Results(str(tmp_path), adding=True)
+    evaluation = Evaluation(results, FAST, 20)
+    for name in (pretrained.DEFAULT, "adam-default", "adam:0.01"):
+        rate, losses = evaluation.losses(entrant(name), range(2), range(TUNING_SEED, TUNING_SEED + 1))
+        assert len(losses) == 2
+        assert rate == {pretrained.DEFAULT: 0.1, "adam-default": 0.001, "adam:0.01": 0.01}[name]
+    read = Results(str(tmp_path))
+    assert len(read.rows) == 6
+    rows = [row for row in read.rows if row.optimizer == pretrained.DEFAULT]
+    curves = read.curves(rows)
+    assert curves.shape == (2, POINTS, len(fits.COLUMNS))
+    # What is run is the Keras class with the shipped weights.
+    runner = FitRunner(WORKLOADS[FAST], lambda _: RNNprop.from_pretrained())
+    np.testing.assert_allclose(runner.run(20, 1).final_loss, rows[1].final_loss, rtol=1e-5)
+
+
+def test_tuning_searches_the_grid_of_the_schedule_s_rate(tmp_path, monkeypatch):
+    monkeypatch.setitem(baselines.FIRST_GRID, baselines.ADAMW_COSINE, range(-12, -4))
+    results = Results(str(tmp_path), adding=True)
+    evaluation = Evaluation(results, FAST, 20)
+    rate, _ = evaluation.losses(
+        entrant(baselines.ADAMW_COSINE), range(1), range(TUNING_SEED, TUNING_SEED + 1), strides=(4,)
+    )
+    tried = {row.learning_rate: row.final_loss for row in results.rows if row.seed >= TUNING_SEED}
+    assert len(tried) >= 2
+    assert rate == min(tried, key=tried.get)
+
+
+def test_what_cannot_be_run_is_refused(tmp_path):
+    evaluation = Evaluation(Results(str(tmp_path)), "digits-nn-sigmoid-100")
+    with pytest.raises(ValueError, match=r"adamw-cosine: expected a Keras model's task. Received: digits"):
+        evaluation.losses(entrant(baselines.ADAMW_COSINE), range(1), range(TUNING_SEED, TUNING_SEED + 1))
+    with pytest.raises(ValueError, match="Expected adam-default without a learning rate"):
+        entrant("adam-default:0.1")
+    check_task(FAST)
+    with pytest.raises(ValueError, match="No task named 'keras-nothing'"):
+        check_task("keras-nothing")
+
+
+# Tables and figures.
+
+
+def test_tables_and_figures_read_what_was_run(tmp_path):
+    results = Results(str(tmp_path))
+    curve = np.array([[10, 0.5, 1.0, 1.2, 0.5], [20, 1.0, 0.6, 0.8, 0.75]])
+    for name, loss in ((experiments.DEFAULT, 0.3), ("adam-default", 0.9), ("adam", 0.6)):
+        cell = Cell("keras-cancer", name, "", 0.01, 200)
+        results.add(cell, [0, 1], [loss, loss], [3.0, 3.0], np.stack([curve, curve]))
+    table = tables.workloads(results, "workloads-test")
+    lines = [line for line in table.splitlines() if line.startswith("| keras-cancer, 200")]
+    assert lines[0].endswith("| 0.6 [0.6, 0.6] at 0.01 | not run | 0.500 |")
+    assert lines[1].count("| 0.8, 0.750, 1.0 s ") == 3
+    assert "keras-eeg" not in table
+    figure = plots.workloads(results, "workloads-test")
+    [axes] = figure.axes
+    assert axes.get_title() == "keras-cancer, 200 steps"
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), curve[:, [1, 3]])
+    assert plots.png(figure).startswith(b"\x89PNG")

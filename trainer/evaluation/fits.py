@@ -1,0 +1,153 @@
+"""Runs of Keras models under `fit`, as users make them: losses, accuracy and seconds along the way."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from trainer.evaluation.curves import Run
+from trainer.problems.workloads import CLASSIFIED, Data, Workload
+
+POINTS = 10
+"""How often a run is measured, at equal distances."""
+EVALUATED = 2_000
+"""The most examples that a measurement is made on, evenly spaced."""
+AT_ONCE = 20
+"""The most steps that Keras makes in one execution."""
+
+COLUMNS = ("step", "seconds", "train_loss", "validation_loss", "validation_accuracy")
+"""Of a run's curve, [POINTS, columns]. Seconds are those of the steps, without compilation and measuring;
+accuracy is NaN where the model is no classifier. Losses are those of the model as it predicts."""
+
+
+class Cosine(keras.optimizers.schedules.LearningRateSchedule):
+    """From a learning rate to 0 along half a cosine, both ends variables."""
+
+    def __init__(self, rate: tf.Variable, steps: tf.Variable) -> None:
+        self._rate = rate
+        self._steps = steps
+
+    def __call__(self, step: Any) -> Any:
+        progress = ops.minimum(ops.cast(step, "float32") / self._steps, 1.0)
+        return self._rate * (1.0 + ops.cos(math.pi * progress)) / 2.0
+
+
+class _Watch(keras.callbacks.Callback):
+    """Measures after each epoch, and stops the clock while it does."""
+
+    def __init__(self, measure: Callable[[], tuple[float, ...]]) -> None:
+        super().__init__()
+        self._measure = measure
+        self._seconds = 0.0
+        self._steps = 0
+        self.curve: list[tuple[float, ...]] = []
+        """Rows of `COLUMNS`."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._begin = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._seconds += time.perf_counter() - self._begin
+        self._steps += self.params["steps"]
+        self.curve.append((self._steps, self._seconds, *self._measure()))
+
+
+class FitRunner:
+    """Trains one workload with one optimizer; traced once."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        make_optimizer: Callable[[Any], keras.optimizers.Optimizer],
+        cosine: bool = False,
+        data_dir: str | None = None,
+    ) -> None:
+        """
+        Args:
+            workload: what to train.
+            make_optimizer: makes it from a learning rate, a schedule or a callable.
+            cosine: let the learning rate fall to 0 over a run.
+            data_dir: TFDS's folder, its default where None.
+        """
+        self._workload = workload
+        self._train, self._validation = workload.load(data_dir)
+        self._rate, self._steps = tf.Variable(0.0), tf.Variable(1.0)
+        rate = Cosine(self._rate, self._steps) if cosine else lambda: self._rate.read_value()
+        self._optimizer = make_optimizer(rate)
+        self._model = workload.model()
+        self._optimizer.build(self._model.trainable_variables)
+        self._fresh = [variable.numpy() for variable in self._optimizer.variables]
+        self._predict = tf.function(lambda x: self._model(x, training=False), autograph=False)
+        self._compiled_for = 0
+
+    def tune(self, learning_rate: float) -> None:
+        """The learning rate of the runs to come."""
+        self._rate.assign(learning_rate)
+
+    def run(self, steps: int, seed: int) -> Run:
+        """Trains for `steps` steps from the start and with the batches that `seed` draws.
+
+        Returns:
+            The training loss at the end, and a curve of `COLUMNS`.
+
+        Raises:
+            ValueError: the steps are not a multiple of `POINTS`.
+        """
+        if steps % POINTS:
+            raise ValueError(f"steps: expected a multiple of {POINTS} for Keras models. Received: {steps}")
+        if self._compiled_for != steps:
+            self._compile(steps)
+        self._begin(steps, seed)
+        watch = _Watch(self._measure)
+        self._fit(seed, epochs=POINTS, steps_per_epoch=steps // POINTS, callbacks=[watch])
+        return Run(np.array(watch.curve), watch.curve[-1][2])
+
+    def _compile(self, steps: int) -> None:
+        """Traces, which is not to count."""
+        at_once = math.gcd(AT_ONCE, steps // POINTS)
+        self._model.compile(self._optimizer, self._workload.loss, steps_per_execution=at_once)
+        self._compiled_for = steps
+        self._begin(steps, seed=0)
+        self._fit(seed=0, steps_per_epoch=at_once)
+
+    def _begin(self, steps: int, seed: int) -> None:
+        """The seed's start, and an optimizer that has seen nothing."""
+        keras.utils.set_random_seed(seed)
+        self._model.set_weights(self._workload.model().get_weights())
+        for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        self._steps.assign(steps)
+
+    def _fit(self, seed: int, **arguments: Any) -> None:
+        self._model.fit(self._batches(seed), shuffle=False, verbose=0, **arguments)
+
+    def _batches(self, seed: int) -> tf.data.Dataset:
+        """Endless, in epoch-shuffled order."""
+        x, y = self._train
+        indices = tf.data.Dataset.range(len(x)).shuffle(len(x), seed=seed).repeat()
+        constants = tf.constant(x), tf.constant(y)
+        return (
+            indices.batch(self._workload.batch_size)
+            .map(lambda chosen: tuple(tf.gather(part, chosen) for part in constants))
+            .prefetch(2)
+        )
+
+    def _measure(self) -> tuple[float, float, float]:
+        """Training loss, validation loss and accuracy."""
+        train_loss, _ = self._loss_and_accuracy(self._train)
+        return (train_loss, *self._loss_and_accuracy(self._validation))
+
+    def _loss_and_accuracy(self, data: Data) -> tuple[float, float]:
+        x, y = (part[:: math.ceil(len(part) / EVALUATED)] for part in data)
+        predicted = self._predict(tf.constant(x))
+        loss = float(tf.reduce_mean(keras.losses.get(self._workload.loss)(y, predicted)))
+        if self._workload.loss != CLASSIFIED:
+            return loss, math.nan
+        return loss, float(np.mean(np.argmax(predicted, axis=-1) == y))
