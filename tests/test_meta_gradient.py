@@ -1,5 +1,6 @@
 """The replayed meta-gradient against the plain tape over the unroll."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -65,6 +66,51 @@ def test_replaying_every_coordinate_is_the_exact_gradient(rule_name, objective, 
     np.testing.assert_allclose(replay.losses, truth.losses, rtol=1e-12)
     np.testing.assert_allclose(replay.objective, truth.objective, rtol=1e-12)
     np.testing.assert_allclose(replay.carry.params, truth.carry.params, rtol=1e-12, atol=1e-14)
+
+
+def window(start, period):
+    """The window of `start`, made of periods of so many steps: its records, its end and the carry after."""
+    steps = start.objective.steps
+    part = start._replace(objective=dataclasses.replace(start.objective, steps=period))
+    recorded = []
+    for first in range(0, steps, period):
+        batches = tf.nest.map_structure(lambda b: b[first : first + period], start.batches)  # noqa: B023
+        carry, one = meta_gradient.record(part._replace(batches=batches))
+        recorded.append(one)
+        part = part._replace(carry=carry)
+    last = tf.nest.map_structure(lambda b: b[steps:], start.batches)
+    return recorded, meta_gradient.window_end(part._replace(batches=last)), part.carry
+
+
+@pytest.mark.parametrize("rule_name", RULES)
+@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize("period", [2, 6])
+def test_a_window_of_periods_is_one_long_period(rule_name, tasks, period):
+    objective = Objective(steps=6, log=True, last_batches=2)
+    start = period_start(rule_name, objective, tf.float64, tasks)
+    truth = meta_gradient.taped(start)
+    recorded, (value, sensitivity), carry = window(start, period)
+    assert len(recorded) == 6 // period
+    every = tf.range(start.problem.size)
+    gradient = meta_gradient.replay_window(start.rule, start.network, recorded, every, sensitivity)
+    np.testing.assert_allclose(flat(gradient), flat(truth.gradient), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(value, truth.objective, rtol=1e-12)
+    np.testing.assert_allclose(carry.params, truth.carry.params, rtol=1e-12, atol=1e-14)
+
+
+def test_a_sample_of_a_window_is_unbiased():
+    start = period_start("rnnprop", Objective(steps=6), tf.float64)
+    truth = flat(meta_gradient.taped(start).gradient)
+    recorded, (_, sensitivity), _ = window(start, 2)
+    draws = []
+    for k in range(300):
+        sample = meta_gradient.sample_window(recorded, sensitivity, 20, tf.constant([k, 7]))
+        assert not np.isin(sample[0], np.flatnonzero(sensitivity.numpy() == 0)).any()
+        draws.append(flat(meta_gradient.replay_window(start.rule, start.network, recorded, *sample)))
+    along = np.stack(draws) @ truth / np.linalg.norm(truth)
+    assert along.std() > 0
+    z = (along.mean() - np.linalg.norm(truth)) / (along.std(ddof=1) / np.sqrt(len(draws)))
+    assert abs(z) < 4
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES[:2], ids=str)

@@ -198,7 +198,7 @@ MIXED = dataclasses.replace(
     REPLAY,
     task="digits-nn-sigmoid-100,digits-nn-elu-b32-100",
     longest=12,
-    dense_steps=3,
+    doubling=True,
     mixed_scaling=True,
     iterations=8,
     cosine_decay=True,
@@ -206,7 +206,7 @@ MIXED = dataclasses.replace(
 
 
 def test_an_episode_draws_its_problem_and_its_length():
-    config = dataclasses.replace(MIXED, steps=100, period=50, longest=1_600, dense_steps=200)
+    config = dataclasses.replace(MIXED, steps=100, period=50, longest=1_600)
     trainer = fresh(MIXED)
     with mock.patch.object(trainer, "config", config):
         plans = []
@@ -214,15 +214,18 @@ def test_an_episode_draws_its_problem_and_its_length():
             plans.append(trainer._plan())
     shares = [np.mean([plan.problem is problem for plan in plans]) for problem in trainer.problems]
     np.testing.assert_allclose(shares, [0.5, 0.5], atol=0.07)
-    periods = np.array([len(plan.updates) for plan in plans])
+    periods = np.array([plan.windows[-1].stop for plan in plans])
     assert (periods.min(), periods.max()) == (2, 32)
     # Log-uniform: a quarter each for a factor of two.
     quarters = np.histogram(np.log2(periods), [1, 2, 3, 4, 5.01])[0] / 600
     np.testing.assert_allclose(quarters, [0.25] * 4, atol=0.07)
-    # Up to 200 steps all periods have an update; at 800 to 1,600 steps a quarter to an eighth of them.
-    assert all(all(plan.updates[:4]) for plan in plans)
-    late = np.concatenate([plan.updates[16:] for plan in plans])
-    assert 0.12 < late.mean() < 0.25
+    # Outer updates after 50, 100, 200, 400, ... steps, and at the end.
+    for plan in plans:
+        whole = [range(0, 1), range(1, 2), range(2, 4), range(4, 8), range(8, 16), range(16, 32)]
+        count = len(plan.windows)
+        assert plan.windows[:-1] == whole[: count - 1]
+        assert plan.windows[-1].start == whole[count - 1].start
+        assert plan.windows[-1].stop in whole[count - 1] or plan.windows[-1] == whole[count - 1]
 
 
 def test_a_task_may_be_named_twice_and_have_shorter_episodes():
@@ -236,7 +239,7 @@ def test_a_task_may_be_named_twice_and_have_shorter_episodes():
     for trainer.iteration in range(300):
         plans.append(trainer._plan())
     lengths = {
-        problem: [len(plan.updates) for plan in plans if plan.problem is problem] for problem in (twice, once)
+        problem: [p.windows[-1].stop for p in plans if p.problem is problem] for problem in (twice, once)
     }
     assert 150 < len(lengths[twice]) < 250
     assert (min(lengths[twice]), max(lengths[twice])) == (2, 8)
@@ -246,23 +249,31 @@ def test_a_task_may_be_named_twice_and_have_shorter_episodes():
 def test_a_paper_s_episode_is_always_the_same_plan():
     trainer = fresh(TINY)
     for trainer.iteration in range(20):
-        assert trainer._plan() == (trainer.problems[0], [True, True])
+        assert trainer._plan() == (trainer.problems[0], [range(0, 1), range(1, 2)])
 
 
-def test_periods_without_an_update_only_move_on():
-    """Without an update the weights stay, and the steps made are those of a period with one."""
-    trainer = fresh(MIXED)
-    problem = trainer.problems[0]
-    carry, constants = trainer._begin(problem, tf.constant(0))
-    arguments = problem, tf.constant(0), tf.constant(1), carry, constants
-    before = tensors(trainer)
-    advanced = trainer._advance(*arguments)
-    assert_same(tensors(trainer), before)
-    trained, *_ = trainer._train(*arguments)
-    tf.nest.map_structure(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), advanced, trained
-    )
-    assert any((tensors(trainer)[name] != value).any() for name, value in before.items())
+def test_a_window_of_one_period_trains_as_the_period_does():
+    """And one of two periods makes the same steps, with one update."""
+    config = dataclasses.replace(MIXED, task=TINY.task, sample=1.0)
+    trainer = fresh(config)
+    carry, constants = trainer._begin(trainer.problems[0], tf.constant(0))
+    arguments = trainer.problems[0], tf.constant(0)
+    ours, *found = trainer._train_window(*arguments, range(0, 1), carry, constants)
+    weights = tensors(trainer)
+    trainer = fresh(config)
+    theirs, *expected = trainer._train(*arguments, tf.constant(0), carry, constants)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    tf.nest.map_structure(close, (ours, found), (theirs, expected))
+    for name, value in tensors(trainer).items():
+        np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+    trainer = fresh(config)
+    two, *_ = trainer._train_window(*arguments, range(0, 2), carry, constants)
+    assert int(trainer._outer.iterations.numpy()) == 1
+    assert float(two.step) == 2 * config.period
+    trainer = fresh(config)
+    one, _ = trainer._record(*arguments, tf.constant(0), trainer.weights(), carry, constants)
+    again, _ = trainer._record(*arguments, tf.constant(1), trainer.weights(), one, constants)
+    tf.nest.map_structure(close, two, again)
 
 
 def test_a_mixture_is_resumed_exactly(tmp_path):
@@ -639,6 +650,14 @@ def test_other_files_are_no_checkpoints(tmp_path):
         ({"task": "digits-nn-relu-100:99"}, "task: expected NAME or NAME:STEPS with 100 steps or more. "),
         ({"select": "test"}, "select: expected train or validation. Received: 'test'"),
         ({"loss_weights": "first"}, "loss_weights: expected last or mean. Received: 'first'"),
+        (
+            {"doubling": True, "loss_weights": "mean"},
+            "doubling: expected the loss weights last",
+        ),
+        (
+            {"doubling": True, "plain_tape": True},
+            "doubling: expected the loss weights last",
+        ),
         ({"longest": 99}, "longest: expected 0, or 100 steps or more. Received: 99"),
         ({"steps": 30}, "steps: expected a multiple of the period, 20. Received: 30"),
         ({"sample": 0.0}, "sample: expected a share above 0, up to 1. Received: 0.0"),
@@ -657,7 +676,7 @@ def test_other_files_are_no_checkpoints(tmp_path):
         ),
         *(
             ({name: -1}, f"{name}: expected 0 or more. Received: -1")
-            for name in ("convex_dimension", "longest", "dense_steps")
+            for name in ("convex_dimension", "longest")
         ),
         *(
             ({name: value}, f"{name}: expected a positive number. Received: {value!r}")

@@ -51,10 +51,10 @@ class MetaTrainConfig:
         0, "if above `steps`, episodes are of log-uniform length from `steps` to this, in whole periods"
     )
     period: int = _setting(20, "steps between two outer updates, T of truncated BPTT")
-    dense_steps: int = _setting(
-        0,
-        "from this age on a period has an outer update with probability dense_steps / age, so that late "
-        "periods do not outnumber the early ones; 0: every period has one",
+    doubling: bool = _setting(
+        False,
+        "outer updates ever further apart: the first after one period, each later one after as many periods "
+        "as there were before; for the last loss",
     )
     loss_weights: str = _setting("last", "the outer loss: last (w_T = 1) or mean (w_t = 1 for all)")
     log_loss: bool = _setting(False, "take the logarithm of the losses")
@@ -84,7 +84,7 @@ class MetaTrainConfig:
         self._expect(self.loss_weights in ("last", "mean"), "loss_weights", "last or mean")
         for name in ("tasks", "steps", "period", "last_batches", "iterations", "checkpoint_every"):
             self._expect(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm", "longest", "dense_steps"):
+        for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm", "longest"):
             self._expect(0 <= getattr(self, name) < float("inf"), name, "0 or more")
         self._expect(0 <= self.seed < 2**31, "seed", "a number from 0 to 2^31 - 1")
         for name in ("alpha", "learning_rate"):
@@ -92,6 +92,8 @@ class MetaTrainConfig:
         self._expect(0 < self.sample <= 1, "sample", "a share above 0, up to 1")
         self._expect(not 0 < self.longest < self.steps, "longest", f"0, or {self.steps} steps or more")
         self._expect(self.steps % self.period == 0, "steps", f"a multiple of the period, {self.period}")
+        last = self.loss_weights == "last" and not self.plain_tape
+        self._expect(last or not self.doubling, "doubling", "the loss weights last, and no plain tape")
         longest = min(entry.longest for entry in self.entries)
         self._expect(longest >= self.steps, "task", f"NAME or NAME:STEPS with {self.steps} steps or more")
 
@@ -151,14 +153,14 @@ MIXTURE = (
     "mnist-pool4-nn-l3-sigmoid-100",
     "mnist-pool4-nn-l5-sigmoid-100",
     "cifar-pool4-nn-l2-relu-b64-100",
-    "digits-nn-elu-b32-100:1000",
-    "mnist-pool4-cnn-100",
-    "mnist-pool2-cnn-100:500",
-    "cifar-pool4-cnn-100",
-    "cifar-pool2-cnn-fc2-100:500",
-    "digits-cnn-fc2-100:500",
+    "digits-nn-elu-b32-100:800",
+    "mnist-pool4-cnn-100:800",
+    "mnist-pool2-cnn-100:400",
+    "cifar-pool4-cnn-100:800",
+    "cifar-pool2-cnn-fc2-100:400",
+    "digits-cnn-fc2-100:400",
     "mnist-pool4-lstm-100",
-    "digits-lstm-l2-b32-100:500",
+    "digits-lstm-l2-b32-100:800",
 )
 
 PRESETS: dict[str, MetaTrainConfig] = {
@@ -182,11 +184,11 @@ PRESETS: dict[str, MetaTrainConfig] = {
         mixed_scaling=True,
         convex_dimension=0,
         steps=100,
-        longest=3_000,
+        longest=3_200,
         period=100,
-        dense_steps=300,
+        doubling=True,
         log_loss=True,
-        last_batches=4,
+        last_batches=8,
         sample=0.1,
         iterations=6_000,
         learning_rate=3e-4,

@@ -10,10 +10,15 @@ and the derivative within runs through coordinate i's own LSTM state alone. So `
 period's steps with no tape at all, recording what the network saw, and then goes back through a sample of
 the coordinates as through a batch of sequences. `taped` is the same quantity by one tape over the whole
 unroll: slow, plain, and the truth that the tests compare with.
+
+Where the objective is the last loss alone, lambda is the same at all steps, so a window of many periods costs
+no more memory than what the network saw: `record` each period, then `replay_window` from the last one back.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,7 +107,8 @@ def taped(start: PeriodStart) -> Period:
             losses.append(loss)
             direction, state = rule.update(network, carry.state, tf.stop_gradient(gradient), carry.step + 1.0)
             carry = Carry(carry.params + alpha * direction, state, carry.step + 1.0)
-        last, _ = _last_loss_and_gradient(problem, objective, carry.params, constants, batches)
+        rest = _rest(batches, objective.steps)
+        last, _ = _last_loss_and_gradient(problem, objective, carry.params, constants, rest)
         losses.append(last)
         value = _value(objective, tf.stack(losses))
     return Period(carry, value, tape.gradient(value, network), tf.stack(losses))
@@ -126,7 +132,8 @@ def replayed(start: PeriodStart, sample: int | None, seed: tf.Tensor) -> Period:
         carry, met = unroll(
             problem, rule, network, alpha, carry, constants, batches, objective.steps, record=True
         )
-        return carry, met, *_last_loss_and_gradient(problem, objective, carry.params, constants, batches)
+        rest = _rest(batches, objective.steps)
+        return carry, met, *_last_loss_and_gradient(problem, objective, carry.params, constants, rest)
 
     carry, met, last_loss, last_gradient = forward(network, carry, constants, batches)
     losses = tf.concat([met.losses, last_loss[None]], axis=0)
@@ -138,34 +145,132 @@ def replayed(start: PeriodStart, sample: int | None, seed: tf.Tensor) -> Period:
         observations = Observation(*(tf.gather(o, chosen, axis=-1) for o in observations))
         first_lstm = tuple(LSTMState(*(tf.gather(s, chosen, axis=-1) for s in state)) for state in first_lstm)
 
-    @tf.function(jit_compile=True, autograph=False)
-    def backward(network: Network, observations: Observation, lstm: Any, sensitivity: tf.Tensor) -> Network:
-        return _replay(rule, network, observations, lstm, sensitivity, objective.steps)
-
-    gradient = backward(network, observations, first_lstm, sensitivity)
+    nothing = tf.nest.map_structure(tf.zeros_like, first_lstm)
+    gradient, _ = _replay(rule)(network, observations, first_lstm, sensitivity, nothing)
     return Period(carry, _value(objective, losses), gradient, losses)
 
 
-def _replay(
+class Recorded(NamedTuple):
+    """One period of a window."""
+
+    lstm: tuple[LSTMState, ...]
+    """At its start, each [H, N]."""
+    observations: Observation
+    """inputs [T, I, N] and awake [T, N]."""
+
+
+def record(start: PeriodStart) -> tuple[Carry, Recorded]:
+    """A period's steps, of which the batches may be no more than `steps`."""
+    problem, rule, network, alpha, objective, carry, constants, batches = start
+
+    @tf.function(jit_compile=problem.compiles_well or None, autograph=False)
+    def forward(network: Network, carry: Carry, constants: Any, batches: Any) -> tuple[Carry, Observation]:
+        carry, met = unroll(
+            problem, rule, network, alpha, carry, constants, batches, objective.steps, record=True
+        )
+        assert met.observations is not None  # recorded
+        return carry, met.observations
+
+    after, observations = forward(network, carry, constants, batches)
+    return after, Recorded(carry.state.lstm, observations)
+
+
+def window_end(start: PeriodStart) -> tuple[tf.Tensor, tf.Tensor]:
+    """The objective after a window's last step, and how it changes with each direction of each step, [N].
+
+    Args:
+        start: the carry is that after the last step, the batches are those of the last loss.
+    """
+    problem, _, _, alpha, objective, carry, constants, batches = start
+
+    @tf.function(jit_compile=problem.compiles_well or None, autograph=False)
+    def end(params: tf.Tensor, constants: Any, batches: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        loss, gradient = _last_loss_and_gradient(problem, objective, params, constants, batches)
+        slope = _slope(problem, objective, loss)
+        return _value(objective, loss[None]), alpha * slope * gradient / problem.tasks
+
+    return end(carry.params, constants, batches)
+
+
+def sample_window(
+    recorded: Sequence[Recorded], sensitivity: tf.Tensor, count: int, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A sample of a window's coordinates, [K], and their sensitivities with the weights of the sample, [K].
+
+    Args:
+        recorded: the window's periods.
+        sensitivity: [N], from `window_end`.
+        count: K.
+        seed: [2]
+    """
+    awake = tf.add_n([tf.reduce_sum(tf.cast(r.observations.awake, sensitivity.dtype), 0) for r in recorded])
+    chosen, weight = _sample((sensitivity * tf.sqrt(awake))[None], count, seed)
+    return chosen, tf.gather(sensitivity, chosen) * weight
+
+
+def replay_window(
     rule: Rule,
     network: Network,
-    observations: Observation,
-    lstm: tuple[LSTMState, ...],
+    recorded: Sequence[Recorded],
+    chosen: tf.Tensor,
     sensitivity: tf.Tensor,
-    steps: int,
 ) -> Network:
-    """The gradient of the sum of sensitivity [T, K] times direction [T, K], by the weights."""
+    """The gradient of a window, period by period from the last one back.
 
-    def body(t: tf.Tensor, lstm: Any, total: tf.Tensor) -> tuple[Any, ...]:
-        seen = Observation(observations.inputs[t], observations.awake[t])
-        direction, lstm = rule.respond(network, seen, lstm)
-        return t + 1, lstm, total + tf.reduce_sum(sensitivity[t] * direction)
+    Args:
+        rule: how gradients become directions.
+        network: the rule's weights.
+        recorded: the window's periods, in order.
+        chosen: [K], the coordinates.
+        sensitivity: [K], how the objective changes with each of their directions.
+    """
+    total = tf.nest.map_structure(tf.zeros_like, network)
+    later: Any = None
+    for period in reversed(recorded):
+        lstm, observations = _chosen(period, chosen)
+        if later is None:
+            later = tf.nest.map_structure(tf.zeros_like, lstm)
+        by_step = tf.repeat(sensitivity[None], observations.awake.shape[0], axis=0)
+        gradient, later = _replay(rule)(network, observations, lstm, by_step, later)
+        total = tf.nest.map_structure(tf.add, total, gradient)
+    return total
 
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(network)
-        start = (tf.constant(0), lstm, tf.zeros([], sensitivity.dtype))
-        _, _, total = tf.while_loop(lambda t, *_: t < steps, body, start, maximum_iterations=steps)
-    return tape.gradient(total, network)
+
+@tf.function(autograph=False)
+def _chosen(period: Recorded, chosen: tf.Tensor) -> Recorded:
+    return tf.nest.map_structure(lambda tensor: tf.gather(tensor, chosen, axis=-1), period)
+
+
+@functools.cache
+def _replay(rule: Rule) -> Callable[..., tuple[Network, tuple[LSTMState, ...]]]:
+    """Goes back through recorded steps; compiled once for each shape, whatever the problem."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def replay(
+        network: Network,
+        observations: Observation,
+        lstm: tuple[LSTMState, ...],
+        sensitivity: tf.Tensor,
+        later: tuple[LSTMState, ...],
+    ) -> tuple[Network, tuple[LSTMState, ...]]:
+        """The gradient of the sum of sensitivity [T, K] times direction [T, K], by the weights and by the
+        state at the start; `later` is that of all that follows, by the state at the end."""
+        steps = sensitivity.shape[0]
+
+        def body(t: tf.Tensor, lstm: Any, total: tf.Tensor) -> tuple[Any, ...]:
+            seen = Observation(observations.inputs[t], observations.awake[t])
+            direction, lstm = rule.respond(network, seen, lstm)
+            return t + 1, lstm, total + tf.reduce_sum(sensitivity[t] * direction)
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch((network, lstm))
+            start = (tf.constant(0), lstm, tf.zeros([], sensitivity.dtype))
+            _, end, total = tf.while_loop(lambda t, *_: t < steps, body, start, maximum_iterations=steps)
+            pairs = zip(tf.nest.flatten(end), tf.nest.flatten(later), strict=True)
+            total += tf.add_n([tf.reduce_sum(state * slope) for state, slope in pairs])
+        return tape.gradient(total, (network, lstm))
+
+    return replay
 
 
 def _later_gradients(
@@ -198,17 +303,19 @@ def _value(objective: Objective, losses: tf.Tensor) -> tf.Tensor:
 def _last_loss_and_gradient(
     problem: Problem, objective: Objective, params: tf.Tensor, constants: Any, batches: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The loss at theta_T, mean over the batches that follow the period's steps, and its gradient."""
-    each = [
-        loss_and_gradient(problem, params, constants, _batch(batches, objective.steps + k))
-        for k in range(objective.last_batches)
-    ]
+    """The loss at theta_T, mean over the batches that follow the steps, and its gradient."""
+    count = objective.last_batches
+    each = [loss_and_gradient(problem, params, constants, _batch(batches, k)) for k in range(count)]
     losses, gradients = zip(*each, strict=True)
     return tf.add_n(losses) / len(each), tf.add_n(gradients) / len(each)
 
 
 def _batch(batches: Any, index: int) -> Any:
     return tf.nest.map_structure(lambda b: b[index], batches)
+
+
+def _rest(batches: Any, first: int) -> Any:
+    return tf.nest.map_structure(lambda b: b[first:], batches)
 
 
 def _sample(sensitivity: tf.Tensor, count: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

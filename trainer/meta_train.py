@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Callable
@@ -57,8 +58,8 @@ class Plan(NamedTuple):
     """What an episode will be."""
 
     problem: Problem
-    updates: list[bool]
-    """By period: whether it has an outer update, or is only there to come to the next one."""
+    windows: list[range]
+    """The periods of each outer update."""
 
 
 class MetaTrainer:
@@ -107,7 +108,9 @@ class MetaTrainer:
         self._validation: curves.LearnedRunner | None = None
         self._begin = tf.function(self._begin_episode, autograph=False)
         self._train = tf.function(self._train_period, autograph=False)
-        self._advance = tf.function(self._advance_period, autograph=False)
+        self._record = tf.function(self._record_period, autograph=False)
+        self._end = tf.function(self._end_window, autograph=False)
+        self._apply = tf.function(self._apply_gradients, autograph=False)
 
     def weights(self) -> Network:
         """The weights as NumPy arrays."""
@@ -115,18 +118,18 @@ class MetaTrainer:
 
     def train_episode(self) -> float:
         """One iteration: an episode with the outer updates that are planned. Returns its mean objective."""
-        problem, updates = self._plan()
+        problem, windows = self._plan()
         if self.config.cosine_decay:
             self._outer.learning_rate.assign(self._learning_rate())
         iteration = tf.constant(self.iteration)
         carry, constants = self._begin(problem, iteration)
         objectives = []
-        for k, updating in enumerate(updates):
-            period = tf.constant(k)
-            if not updating:
-                carry = self._advance(problem, iteration, period, carry, constants)
-                continue
-            carry, objective, finite = self._train(problem, iteration, period, carry, constants)
+        for window in windows:
+            if self.config.doubling:
+                trained = self._train_window(problem, iteration, window, carry, constants)
+            else:
+                trained = self._train(problem, iteration, tf.constant(window.start), carry, constants)
+            carry, objective, finite = trained
             objectives.append(float(objective))
             self.skipped_updates += not bool(finite)
         self.iteration += 1
@@ -152,9 +155,9 @@ class MetaTrainer:
         drawn = rng.integers(len(self.problems))
         shortest, longest = config.steps // config.period, config.entries[drawn].longest // config.period
         periods = round(math.exp(rng.uniform(math.log(shortest), math.log(longest))))
-        ages = config.period * np.arange(periods)
-        updates = rng.uniform(size=periods) * ages < (config.dense_steps or math.inf)
-        return Plan(self.problems[drawn], updates.tolist())
+        starts = [0, *(2**k for k in range(periods.bit_length()))] if config.doubling else range(periods + 1)
+        edges = [*(start for start in starts if start < periods), periods]
+        return Plan(self.problems[drawn], [range(*pair) for pair in itertools.pairwise(edges)])
 
     def _learning_rate(self) -> float:
         progress = self.iteration / self.config.iterations
@@ -167,31 +170,6 @@ class MetaTrainer:
         draw = problem.draw(self._seed_of_share(problem, tf.random.fold_in(self._seed, iteration)))
         return unroll.start(self.rule, self.network, draw.params), draw.constants
 
-    def _advance_period(
-        self, problem: Problem, iteration: tf.Tensor, period: tf.Tensor, carry: unroll.Carry, constants: Any
-    ) -> unroll.Carry:
-        """A period's steps without an outer update."""
-        network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
-        return self.strategy.run(self._advance_share, (problem, iteration, period, network, carry, constants))
-
-    def _advance_share(
-        self,
-        problem: Problem,
-        iteration: tf.Tensor,
-        period: tf.Tensor,
-        network: Network,
-        carry: unroll.Carry,
-        constants: Any,
-    ) -> unroll.Carry:
-        steps, alpha = self.config.period, self.config.alpha
-        batches = self._batches_of_share(problem, iteration, period, steps)
-
-        @tf.function(jit_compile=problem.compiles_well or None, autograph=False)
-        def make_steps(network: Network, carry: unroll.Carry, constants: Any, batches: Any) -> unroll.Carry:
-            return unroll.unroll(problem, self.rule, network, alpha, carry, constants, batches, steps)[0]
-
-        return make_steps(network, carry, constants, batches)
-
     def _train_period(
         self, problem: Problem, iteration: tf.Tensor, period: tf.Tensor, carry: unroll.Carry, constants: Any
     ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
@@ -200,8 +178,12 @@ class MetaTrainer:
         shares = self.strategy.run(
             self._period_of_share, (problem, iteration, period, network, carry, constants)
         )
-        carry, *found = shares
-        objective, flat = (self.strategy.reduce("MEAN", value, axis=None) for value in found)
+        carry, objective, flat = shares
+        return carry, *self._apply_gradients(objective, flat)
+
+    def _apply_gradients(self, objective: Any, flat: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """The outer update with the replicas' mean gradient. Returns the objective, and if all is finite."""
+        objective, flat = (self.strategy.reduce("MEAN", value, axis=None) for value in (objective, flat))
         gradients = unpack(flat, tuple(tuple(weight.shape) for weight in self._weights))
         # The norm, as finite numbers whose squares overflow would leave a NaN behind in Adam and in clipping.
         finite = tf.math.is_finite(tf.linalg.global_norm(gradients))
@@ -211,7 +193,7 @@ class MetaTrainer:
             return finite
 
         tf.cond(finite, update, lambda: finite)
-        return carry, objective, finite
+        return objective, finite
 
     def _period_of_share(
         self,
@@ -223,21 +205,101 @@ class MetaTrainer:
         constants: Any,
     ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
         """One replica's part of an outer update: carry, objective and gradient, the latter one vector."""
-        config = self.config
-        batches = self._batches_of_share(problem, iteration, period, config.objective.batches)
-        start = PeriodStart(
-            problem, self.rule, network, config.alpha, config.objective, carry, constants, batches
-        )
-        if config.plain_tape:
+        start = self._start_of_share(problem, iteration, period, network, carry, constants)
+        if self.config.plain_tape:
             result = meta_gradient.taped(start)
         else:
-            sample = None if config.sample == 1 else math.ceil(config.sample * problem.size)
-            # 1, 2, ... on the first replica, and so on: each has samples of its own.
-            count = distribution.replica_id() * config.periods + period + 1
-            seed = tf.random.fold_in(tf.random.fold_in(self._seed, iteration), count)
-            result = meta_gradient.replayed(start, sample, seed)
-        flat = tf.concat([tf.reshape(g, [-1]) for g in tf.nest.flatten(result.gradient)], axis=0)
-        return result.carry, result.objective, flat
+            result = meta_gradient.replayed(
+                start, self._sample(problem), self._sample_seed(iteration, period)
+            )
+        return result.carry, result.objective, _flat(result.gradient)
+
+    def _train_window(
+        self, problem: Problem, iteration: tf.Tensor, window: range, carry: unroll.Carry, constants: Any
+    ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
+        """One outer update for a window of periods. Not one graph, which each length would trace anew."""
+        network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
+        recorded = []
+        for k in window:
+            carry, one = self._record(problem, iteration, tf.constant(k), network, carry, constants)
+            recorded.append(one)
+        last = tf.constant(window[-1])
+        objective, sensitivity = self._end(problem, iteration, last, network, carry, constants)
+        seed = iteration, last
+        flat = self.strategy.run(self._window_of_share, (problem, seed, network, recorded, sensitivity))
+        return carry, *self._apply(objective, flat)
+
+    def _record_period(
+        self,
+        problem: Problem,
+        iteration: tf.Tensor,
+        period: tf.Tensor,
+        network: Network,
+        carry: unroll.Carry,
+        constants: Any,
+    ) -> tuple[unroll.Carry, meta_gradient.Recorded]:
+        def share(network: Network, carry: unroll.Carry, constants: Any) -> Any:
+            return meta_gradient.record(
+                self._start_of_share(problem, iteration, period, network, carry, constants)
+            )
+
+        return self.strategy.run(share, (network, carry, constants))
+
+    def _end_window(
+        self,
+        problem: Problem,
+        iteration: tf.Tensor,
+        period: tf.Tensor,
+        network: Network,
+        carry: unroll.Carry,
+        constants: Any,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        def share(network: Network, carry: unroll.Carry, constants: Any) -> Any:
+            start = self._start_of_share(problem, iteration, period, network, carry, constants)
+            rest = tf.nest.map_structure(lambda b: b[self.config.period :], start.batches)
+            return meta_gradient.window_end(start._replace(batches=rest))
+
+        return self.strategy.run(share, (network, carry, constants))
+
+    def _window_of_share(
+        self,
+        problem: Problem,
+        seed: tuple[tf.Tensor, tf.Tensor],
+        network: Network,
+        recorded: list[meta_gradient.Recorded],
+        sensitivity: tf.Tensor,
+    ) -> tf.Tensor:
+        """One replica's gradient of a window, one vector."""
+        chosen, count = tf.range(problem.size), self._sample(problem)
+        if count is not None:
+            seed = self._sample_seed(*seed)
+            chosen, sensitivity = meta_gradient.sample_window(recorded, sensitivity, count, seed)
+        return _flat(meta_gradient.replay_window(self.rule, network, recorded, chosen, sensitivity))
+
+    def _start_of_share(
+        self,
+        problem: Problem,
+        iteration: tf.Tensor,
+        period: tf.Tensor,
+        network: Network,
+        carry: unroll.Carry,
+        constants: Any,
+    ) -> PeriodStart:
+        """What this replica's part of a period is made of."""
+        config = self.config
+        batches = self._batches_of_share(problem, iteration, period, config.objective.batches)
+        return PeriodStart(
+            problem, self.rule, network, config.alpha, config.objective, carry, constants, batches
+        )
+
+    def _sample(self, problem: Problem) -> int | None:
+        """How many coordinates are replayed; None for each once."""
+        return None if self.config.sample == 1 else math.ceil(self.config.sample * problem.size)
+
+    def _sample_seed(self, iteration: tf.Tensor, period: tf.Tensor) -> Seed:
+        # 1, 2, ... on the first replica, and so on: each has samples of its own.
+        count = distribution.replica_id() * self.config.periods + period + 1
+        return tf.random.fold_in(tf.random.fold_in(self._seed, iteration), count)
 
     def _batches_of_share(self, problem: Problem, iteration: tf.Tensor, period: tf.Tensor, count: int) -> Any:
         """This replica's batches from the period's first one on."""
@@ -306,6 +368,10 @@ class MetaTrainer:
         self.average_loss = saved.record["average_loss"]
         self.block_losses = list(saved.record["block_losses"])
         self.skipped_updates = saved.record["skipped_updates"]
+
+
+def _flat(gradient: Network) -> tf.Tensor:
+    return tf.concat([tf.reshape(g, [-1]) for g in tf.nest.flatten(gradient)], axis=0)
 
 
 def _outer_optimizer(config: MetaTrainConfig) -> keras.optimizers.Optimizer:
