@@ -218,7 +218,7 @@ META = """
 import dataclasses
 import numpy as np
 from trainer.config import MetaTrainConfig
-from trainer.meta_train import MetaTrainer
+from trainer.meta_train import MetaTrainer, Place
 
 tf.config.experimental.enable_op_determinism()
 config = MetaTrainConfig(
@@ -249,6 +249,7 @@ def test_two_replicas_meta_train_as_one():
 
 REPLAY = """
 check_equal(sample=1.0, tasks=2)
+check_equal(sample=1.0, tasks=2, doubling=True, steps=12)
 
 def estimator(**changes):
     trainer = MetaTrainer(dataclasses.replace(config, tasks=2, **changes), strategy=strategy)
@@ -262,7 +263,7 @@ def estimator(**changes):
         # Of all that depends on the iteration only the sample is left.
         network = tf.nest.map_structure(tf.convert_to_tensor, trainer.network)
         shares = strategy.run(
-            trainer._period_of_share, (problem, iteration, tf.constant(0), network, carry, constants)
+            trainer._period_of_share, (Place(problem, iteration, tf.constant(0)), network, carry, constants)
         )
         return strategy.reduce("MEAN", shares[2], axis=None)
 

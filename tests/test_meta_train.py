@@ -26,7 +26,7 @@ from rnnprop_tf.rule import DMRule
 from trainer import checkpoint, export, files, meta_gradient, meta_train, train
 from trainer.checkpoint import Checkpoint
 from trainer.config import PRESETS, MetaTrainConfig, preset
-from trainer.meta_train import MetaTrainer
+from trainer.meta_train import MetaTrainer, Place
 from trainer.problems.tricks import Combination, RandomScaling, Tasks
 from trainer.unroll import Carry
 
@@ -256,23 +256,23 @@ def test_a_window_of_one_period_trains_as_the_period_does():
     """And one of two periods makes the same steps, with one update."""
     config = dataclasses.replace(MIXED, task=TINY.task, sample=1.0)
     trainer = fresh(config)
+    places = [Place(trainer.problems[0], tf.constant(0), tf.constant(k)) for k in (0, 1)]
     carry, constants = trainer._begin(trainer.problems[0], tf.constant(0))
-    arguments = trainer.problems[0], tf.constant(0)
-    ours, *found = trainer._train_window(*arguments, range(0, 1), carry, constants)
+    ours, *found = trainer._train_window(places[:1], carry, constants)
     weights = tensors(trainer)
     trainer = fresh(config)
-    theirs, *expected = trainer._train(*arguments, tf.constant(0), carry, constants)
+    theirs, *expected = trainer._train(places[0], carry, constants)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     tf.nest.map_structure(close, (ours, found), (theirs, expected))
     for name, value in tensors(trainer).items():
         np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
     trainer = fresh(config)
-    two, *_ = trainer._train_window(*arguments, range(0, 2), carry, constants)
+    two, *_ = trainer._train_window(places, carry, constants)
     assert int(trainer._outer.iterations.numpy()) == 1
     assert float(two.step) == 2 * config.period
     trainer = fresh(config)
-    one, _ = trainer._record(*arguments, tf.constant(0), trainer.weights(), carry, constants)
-    again, _ = trainer._record(*arguments, tf.constant(1), trainer.weights(), one, constants)
+    one, _ = trainer._record(places[0], trainer.weights(), carry, constants)
+    again, _ = trainer._record(places[1], trainer.weights(), one, constants)
     tf.nest.map_structure(close, two, again)
 
 

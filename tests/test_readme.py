@@ -12,7 +12,7 @@ import pytest
 import rnnprop_tf
 from trainer.config import MetaTrainConfig, preset
 from trainer.evaluation import baselines
-from trainer.problems import catalog
+from trainer.evaluation.compute import check_task
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def test_commands_exist_with_their_flags_and_values():
         # trainer.train's --tasks is a number.
         tasks = flags.get("tasks", "") if module == "trainer.evaluate" else ""
         for task in filter(None, tasks.split(",")):
-            catalog.task(task)
+            check_task(task)
         for optimizer in filter(None, flags.get("optimizers", "").split(",")):
             known = [*rnnprop_tf.list_pretrained(), *baselines.OPTIMIZERS, "weights/mine"]
             assert optimizer in known, optimizer

@@ -176,7 +176,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
     "quick-rnnprop": dataclasses.replace(PAPER_RNNPROP, **QUICK),
     "quick-rnnprop-no-scaling": dataclasses.replace(PAPER_RNNPROP, **QUICK, scaling=0.0, convex_scaling=0.0),
     "quick-dm": dataclasses.replace(PAPER_DM, **QUICK),
-    # Many small problems, and episodes of up to 3,000 steps.
+    # Many small problems, and episodes of up to 3,200 steps.
     "mixture": dataclasses.replace(
         PAPER_RNNPROP,
         task=",".join(MIXTURE),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -60,6 +60,14 @@ class Plan(NamedTuple):
     problem: Problem
     windows: list[range]
     """The periods of each outer update."""
+
+
+class Place(NamedTuple):
+    """A period of an episode."""
+
+    problem: Problem
+    iteration: tf.Tensor
+    period: tf.Tensor
 
 
 class MetaTrainer:
@@ -125,10 +133,11 @@ class MetaTrainer:
         carry, constants = self._begin(problem, iteration)
         objectives = []
         for window in windows:
+            places = [Place(problem, iteration, tf.constant(k)) for k in window]
             if self.config.doubling:
-                trained = self._train_window(problem, iteration, window, carry, constants)
+                trained = self._train_window(places, carry, constants)
             else:
-                trained = self._train(problem, iteration, tf.constant(window.start), carry, constants)
+                trained = self._train(*places, carry, constants)
             carry, objective, finite = trained
             objectives.append(float(objective))
             self.skipped_updates += not bool(finite)
@@ -171,15 +180,37 @@ class MetaTrainer:
         return unroll.start(self.rule, self.network, draw.params), draw.constants
 
     def _train_period(
-        self, problem: Problem, iteration: tf.Tensor, period: tf.Tensor, carry: unroll.Carry, constants: Any
+        self, place: Place, carry: unroll.Carry, constants: Any
     ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
         """One outer update. Carry and constants are the replicas'; what they find out is averaged here."""
         network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
-        shares = self.strategy.run(
-            self._period_of_share, (problem, iteration, period, network, carry, constants)
-        )
+        shares = self.strategy.run(self._period_of_share, (place, network, carry, constants))
         carry, objective, flat = shares
         return carry, *self._apply_gradients(objective, flat)
+
+    def _train_window(
+        self, places: Sequence[Place], carry: unroll.Carry, constants: Any
+    ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
+        """One outer update for a window of periods. Not one graph, which each length would trace anew."""
+        network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
+        recorded = []
+        for place in places:
+            carry, one = self._record(place, network, carry, constants)
+            recorded.append(one)
+        last = places[-1]
+        objective, sensitivity = self._end(last, network, carry, constants)
+        flat = self.strategy.run(self._window_of_share, (last, network, recorded, sensitivity))
+        return carry, *self._apply(objective, flat)
+
+    def _record_period(
+        self, place: Place, network: Network, carry: unroll.Carry, constants: Any
+    ) -> tuple[unroll.Carry, meta_gradient.Recorded]:
+        return self.strategy.run(self._record_of_share, (place, network, carry, constants))
+
+    def _end_window(
+        self, place: Place, network: Network, carry: unroll.Carry, constants: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return self.strategy.run(self._end_of_share, (place, network, carry, constants))
 
     def _apply_gradients(self, objective: Any, flat: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """The outer update with the replicas' mean gradient. Returns the objective, and if all is finite."""
@@ -196,117 +227,69 @@ class MetaTrainer:
         return objective, finite
 
     def _period_of_share(
-        self,
-        problem: Problem,
-        iteration: tf.Tensor,
-        period: tf.Tensor,
-        network: Network,
-        carry: unroll.Carry,
-        constants: Any,
+        self, place: Place, network: Network, carry: unroll.Carry, constants: Any
     ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
         """One replica's part of an outer update: carry, objective and gradient, the latter one vector."""
-        start = self._start_of_share(problem, iteration, period, network, carry, constants)
+        start = self._start_of_share(place, network, carry, constants)
         if self.config.plain_tape:
             result = meta_gradient.taped(start)
         else:
-            result = meta_gradient.replayed(
-                start, self._sample(problem), self._sample_seed(iteration, period)
-            )
+            result = meta_gradient.replayed(start, self._sample(place.problem), self._sample_seed(place))
         return result.carry, result.objective, _flat(result.gradient)
 
-    def _train_window(
-        self, problem: Problem, iteration: tf.Tensor, window: range, carry: unroll.Carry, constants: Any
-    ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
-        """One outer update for a window of periods. Not one graph, which each length would trace anew."""
-        network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
-        recorded = []
-        for k in window:
-            carry, one = self._record(problem, iteration, tf.constant(k), network, carry, constants)
-            recorded.append(one)
-        last = tf.constant(window[-1])
-        objective, sensitivity = self._end(problem, iteration, last, network, carry, constants)
-        seed = iteration, last
-        flat = self.strategy.run(self._window_of_share, (problem, seed, network, recorded, sensitivity))
-        return carry, *self._apply(objective, flat)
-
-    def _record_period(
-        self,
-        problem: Problem,
-        iteration: tf.Tensor,
-        period: tf.Tensor,
-        network: Network,
-        carry: unroll.Carry,
-        constants: Any,
+    def _record_of_share(
+        self, place: Place, network: Network, carry: unroll.Carry, constants: Any
     ) -> tuple[unroll.Carry, meta_gradient.Recorded]:
-        def share(network: Network, carry: unroll.Carry, constants: Any) -> Any:
-            return meta_gradient.record(
-                self._start_of_share(problem, iteration, period, network, carry, constants)
-            )
+        """One replica's part of a window's period."""
+        return meta_gradient.record(self._start_of_share(place, network, carry, constants))
 
-        return self.strategy.run(share, (network, carry, constants))
-
-    def _end_window(
-        self,
-        problem: Problem,
-        iteration: tf.Tensor,
-        period: tf.Tensor,
-        network: Network,
-        carry: unroll.Carry,
-        constants: Any,
+    def _end_of_share(
+        self, place: Place, network: Network, carry: unroll.Carry, constants: Any
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        def share(network: Network, carry: unroll.Carry, constants: Any) -> Any:
-            start = self._start_of_share(problem, iteration, period, network, carry, constants)
-            rest = tf.nest.map_structure(lambda b: b[self.config.period :], start.batches)
-            return meta_gradient.window_end(start._replace(batches=rest))
-
-        return self.strategy.run(share, (network, carry, constants))
+        """One replica's objective and sensitivities after a window's last period."""
+        start = self._start_of_share(place, network, carry, constants)
+        rest = tf.nest.map_structure(lambda b: b[self.config.period :], start.batches)
+        return meta_gradient.window_end(start._replace(batches=rest))
 
     def _window_of_share(
         self,
-        problem: Problem,
-        seed: tuple[tf.Tensor, tf.Tensor],
+        last: Place,
         network: Network,
-        recorded: list[meta_gradient.Recorded],
+        recorded: Sequence[meta_gradient.Recorded],
         sensitivity: tf.Tensor,
     ) -> tf.Tensor:
         """One replica's gradient of a window, one vector."""
-        chosen, count = tf.range(problem.size), self._sample(problem)
+        chosen, count = tf.range(last.problem.size), self._sample(last.problem)
         if count is not None:
-            seed = self._sample_seed(*seed)
+            seed = self._sample_seed(last)
             chosen, sensitivity = meta_gradient.sample_window(recorded, sensitivity, count, seed)
         return _flat(meta_gradient.replay_window(self.rule, network, recorded, chosen, sensitivity))
 
     def _start_of_share(
-        self,
-        problem: Problem,
-        iteration: tf.Tensor,
-        period: tf.Tensor,
-        network: Network,
-        carry: unroll.Carry,
-        constants: Any,
+        self, place: Place, network: Network, carry: unroll.Carry, constants: Any
     ) -> PeriodStart:
         """What this replica's part of a period is made of."""
-        config = self.config
-        batches = self._batches_of_share(problem, iteration, period, config.objective.batches)
+        objective = self.config.objective
+        batches = self._batches_of_share(place, objective.batches)
         return PeriodStart(
-            problem, self.rule, network, config.alpha, config.objective, carry, constants, batches
+            place.problem, self.rule, network, self.config.alpha, objective, carry, constants, batches
         )
 
     def _sample(self, problem: Problem) -> int | None:
         """How many coordinates are replayed; None for each once."""
         return None if self.config.sample == 1 else math.ceil(self.config.sample * problem.size)
 
-    def _sample_seed(self, iteration: tf.Tensor, period: tf.Tensor) -> Seed:
+    def _sample_seed(self, place: Place) -> Seed:
         # 1, 2, ... on the first replica, and so on: each has samples of its own.
-        count = distribution.replica_id() * self.config.periods + period + 1
-        return tf.random.fold_in(tf.random.fold_in(self._seed, iteration), count)
+        count = distribution.replica_id() * self.config.periods + place.period + 1
+        return tf.random.fold_in(tf.random.fold_in(self._seed, place.iteration), count)
 
-    def _batches_of_share(self, problem: Problem, iteration: tf.Tensor, period: tf.Tensor, count: int) -> Any:
+    def _batches_of_share(self, place: Place, count: int) -> Any:
         """This replica's batches from the period's first one on."""
         config = self.config
-        periods = tf.cast(iteration, tf.int64) * config.periods + tf.cast(period, tf.int64)
-        seed = self._seed_of_share(problem, self._seed)
-        return problem.batches(seed, periods * config.period, count)
+        periods = tf.cast(place.iteration, tf.int64) * config.periods + tf.cast(place.period, tf.int64)
+        seed = self._seed_of_share(place.problem, self._seed)
+        return place.problem.batches(seed, periods * config.period, count)
 
     def _seed_of_share(self, problem: Problem, seed: Seed) -> Seed:
         """The seeds of this replica's tasks, the same whichever replica has them."""
