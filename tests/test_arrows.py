@@ -40,7 +40,7 @@ ALLOWED = {
     "trainer.problems.tricks": "numpy tensorflow trainer.problems.base",
     "trainer.problems.catalog": "trainer.datasets trainer.problems.base trainer.problems.mlp"
     " trainer.problems.cnn trainer.problems.lstm trainer.problems.convex trainer.problems.tricks",
-    "trainer.problems.workloads": "keras matplotlib numpy sklearn trainer.datasets",
+    "trainer.problems.workloads": "keras matplotlib numpy sklearn tensorflow trainer.datasets",
     # Where rules meet problems, and what stands on it.
     "trainer.unroll": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base",
     "trainer.meta_gradient": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"

@@ -48,6 +48,7 @@ EVALUATE = {
         "": "name or folder",
         "adm": "Expected one of",
         "adam:fast": "a learning rate after the c",
+        "adamw-cosine": "expected Keras models as tasks. Received: ",
     },
     **{name: {"0": "a positive integer", "x": "a positive"} for name in ("runs", "tuning_runs", "steps")},
     "first_seed": {"-1": "an integer in the range [0, 499999]", "x": "an integer in the range"},

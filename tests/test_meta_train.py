@@ -219,13 +219,11 @@ def test_an_episode_draws_its_problem_and_its_length():
     # Log-uniform: a quarter each for a factor of two.
     quarters = np.histogram(np.log2(periods), [1, 2, 3, 4, 5.01])[0] / 600
     np.testing.assert_allclose(quarters, [0.25] * 4, atol=0.07)
-    # Outer updates after 50, 100, 200, 400, ... steps, and at the end.
-    for plan in plans:
-        whole = [range(0, 1), range(1, 2), range(2, 4), range(4, 8), range(8, 16), range(16, 32)]
-        count = len(plan.windows)
-        assert plan.windows[:-1] == whole[: count - 1]
-        assert plan.windows[-1].start == whole[count - 1].start
-        assert plan.windows[-1].stop in whole[count - 1] or plan.windows[-1] == whole[count - 1]
+    # Outer updates at the end, at half of the episode, at a quarter, ...
+    for plan, count in zip(plans, periods, strict=True):
+        assert plan.windows[0] == range(0, 1)
+        assert [window.stop for window in plan.windows] == sorted({count >> k for k in range(6)} - {0})
+        assert all(len(window) >= window.stop / 2 for window in plan.windows)
 
 
 def test_a_task_may_be_named_twice_and_have_shorter_episodes():
@@ -254,26 +252,41 @@ def test_a_paper_s_episode_is_always_the_same_plan():
 
 def test_a_window_of_one_period_trains_as_the_period_does():
     """And one of two periods makes the same steps, with one update."""
-    config = dataclasses.replace(MIXED, task=TINY.task, sample=1.0)
-    trainer = fresh(config)
+    windowed = dataclasses.replace(MIXED, task=TINY.task, sample=1.0)
+    single = dataclasses.replace(windowed, doubling=False)
+    trainer = fresh(windowed)
     places = [Place(trainer.problems[0], tf.constant(0), tf.constant(k)) for k in (0, 1)]
     carry, constants = trainer._begin(trainer.problems[0], tf.constant(0))
     ours, *found = trainer._train_window(places[:1], carry, constants)
     weights = tensors(trainer)
-    trainer = fresh(config)
-    theirs, *expected = trainer._train(places[0], carry, constants)
+    trainer = fresh(single)
+    place = places[0]._replace(problem=trainer.problems[0])
+    theirs, *expected = trainer._train(place, carry, constants)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     tf.nest.map_structure(close, (ours, found), (theirs, expected))
     for name, value in tensors(trainer).items():
         np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
-    trainer = fresh(config)
+    trainer = fresh(windowed)
     two, *_ = trainer._train_window(places, carry, constants)
     assert int(trainer._outer.iterations.numpy()) == 1
-    assert float(two.step) == 2 * config.period
-    trainer = fresh(config)
+    assert float(two.step) == 2 * windowed.period
+    trainer = fresh(windowed)
     one, _ = trainer._record(places[0], trainer.weights(), carry, constants)
     again, _ = trainer._record(places[1], trainer.weights(), one, constants)
     tf.nest.map_structure(close, two, again)
+
+
+def test_the_first_window_is_for_the_mean_loss():
+    config = dataclasses.replace(MIXED, task=TINY.task, sample=1.0)
+    losses = []
+    for weights, doubling in (("mean", False), ("last", True), ("last", False)):
+        trainer = fresh(dataclasses.replace(config, loss_weights=weights, doubling=doubling))
+        carry, constants = trainer._begin(trainer.problems[0], tf.constant(0))
+        place = Place(trainer.problems[0], tf.constant(0), tf.constant(0))
+        losses.append(float(trainer._train(place, carry, constants)[1]))
+    mean, first, last = losses
+    np.testing.assert_allclose(first, mean, rtol=1e-5)
+    assert abs(first - last) > 1e-3
 
 
 def test_a_mixture_is_resumed_exactly(tmp_path):

@@ -394,15 +394,14 @@ def test_mixed_scales_differ_by_coordinate_by_tensor_and_as_a_whole():
         tensors = np.array([part.mean() for part in np.split(log_c, ends[:-1])])
         kernel = log_c[: ends[0]]
         by_coordinate, by_tensor = np.ptp(kernel) > 1e-4, np.ptp(tensors) > 1e-4
-        kinds.append(
-            (by_coordinate, not by_coordinate and by_tensor, not by_tensor and abs(tensors[0]) > 1e-4)
-        )
+        kinds.append((by_coordinate, not by_coordinate and by_tensor, not by_tensor and tensors[0] > 1e-4))
         spreads = [
             np.ptp(kernel) / 2,
             0 if by_coordinate else np.ptp(tensors) / 2,
-            0 if by_tensor else abs(tensors[0]),
+            0 if by_tensor else tensors[0],
         ]
         largest = np.maximum(largest, spreads)
+        assert by_coordinate or by_tensor or tensors[0] > -1e-6
     np.testing.assert_allclose(np.mean(kinds, axis=0), [1 / 2, 1 / 4, 1 / 8], atol=0.1)
     assert (largest > [2.5, 1.5, 1.0]).all()
     assert (largest <= 3.0).all()

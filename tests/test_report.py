@@ -125,6 +125,10 @@ def test_every_experiment_has_a_title_and_the_shared_runs_are_made_once():
     assert {block.task for name in experiments.PAPER for block in EXPERIMENTS[name]} == set(PAPER_TASKS)
     assert len(experiments.blocks(["figure2", "figure3"], quick=False)) == 2
     assert {block.runs for block in experiments.blocks(EXPERIMENTS, quick=True)} == {2}
+    quick = experiments.blocks(["workloads", "default", "figure9"], quick=True)
+    lengths = {(block.task, block.steps) for block in quick}
+    assert {steps for task, steps in lengths if task.startswith("keras-")} == {200}
+    assert {steps for task, steps in lengths if task == BASE.replace("sigmoid", "relu")} == {100, 1_000}
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Keras models to judge weights by: they build, a run is what a plain loop makes, tables read it."""
 
 import math
+import threading
+import time
 
 import keras
 import numpy as np
@@ -64,11 +66,14 @@ def test_a_model_fits_its_data(name, no_downloads):
         assert predicted.shape[1:] == y.shape[1:]
 
 
-def test_the_two_parts_share_no_model_and_no_data():
+def test_the_two_parts_share_no_data(no_downloads):
     assert not set(VALIDATION) & set(TEST)
-    for name in ("model", "load"):
-        parts = [{getattr(one, name) for one in part.values()} for part in (VALIDATION, TEST)]
-        assert not parts[0] & parts[1]
+    first, second = (
+        {one.load(None)[0][0][:50].tobytes() for one in part.values()} for part in (VALIDATION, TEST)
+    )
+    assert len(first) == len(VALIDATION) - 3  # four models of the digits
+    assert len(second) == len(TEST) - 1  # two of MNIST
+    assert not first & second
 
 
 def test_the_data_are_the_same_at_every_call_and_the_parts_of_a_split_are_apart(no_downloads):
@@ -84,11 +89,11 @@ def test_the_data_are_the_same_at_every_call_and_the_parts_of_a_split_are_apart(
 def test_words_are_numbered_by_how_common_they_are(monkeypatch):
     texts = {"one": "b a a " * 16, "two": "a c c " * 16}
     monkeypatch.setattr(workloads, "_source", texts.__getitem__)
-    monkeypatch.setattr(workloads, "WORDS", 4)  # padding, the rare, and two words
+    monkeypatch.setattr(workloads, "WORDS", 3)  # the rare, and two words
     (x, y), (held_out, targets) = workloads.lines(("one", "two"))(None)
     every, labels = np.concatenate([x, held_out]), np.concatenate([y, targets])
-    assert set(every[labels == 0].ravel()) == {2, 1}  # a is the most common, b the rarest
-    assert set(every[labels == 1].ravel()) == {2, 3}
+    assert set(every[labels == 0].ravel()) == {1, 0}  # a is the most common, b the rarest
+    assert set(every[labels == 1].ravel()) == {1, 2}
 
 
 # Runs.
@@ -111,7 +116,7 @@ def test_a_run_is_a_plain_loop_s(runner):
     workload = WORKLOADS[FAST]
     model, optimizer = workload.model(), adam(0.01)
     losses = []
-    for k, (x, y) in zip(range(steps), runner._batches(seed), strict=False):
+    for k, (x, y) in zip(range(steps), runner._batches(steps, seed), strict=False):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
@@ -134,6 +139,40 @@ def test_a_run_leaves_nothing_behind(runner):
     np.testing.assert_allclose(first.curve[:, 2:4], again.curve[:, 2:4], rtol=1e-6)
     assert abs(first.final_loss - other.final_loss) > 1e-3
     assert abs(first.final_loss - next_seed.final_loss) > 1e-6
+
+
+def test_runs_side_by_side_are_those_made_alone(runner):
+    runner.tune(0.01)
+    alone = runner.run(20, 5)
+    stop = threading.Event()
+
+    def make_models():
+        other = FitRunner(WORKLOADS["keras-cancer"], adam)
+        while not stop.is_set():
+            other._begin(20, 7)
+
+    beside = threading.Thread(target=make_models)
+    beside.start()
+    try:
+        runs = [runner.run(20, 5) for _ in range(3)]
+    finally:
+        stop.set()
+        beside.join()
+    for run in runs:
+        np.testing.assert_allclose(run.curve[:, 2], alone.curve[:, 2], rtol=1e-6)
+
+
+def test_the_clock_leaves_out_setting_up_and_measuring(runner):
+    """Each `fit` takes tenths of a second before its first step."""
+    slow = runner._measure
+    runner._measure = lambda: (time.sleep(0.2), slow())[1]
+    try:
+        run = runner.run(200, 0)
+    finally:
+        runner._measure = slow
+    seconds = np.diff(run.curve[:, 1], prepend=0.0)
+    assert run.curve[-1, 1] < 1.0  # ten times 0.2 would be 2
+    assert seconds[0] < 3 * np.median(seconds)
 
 
 def test_a_cosine_falls_from_the_rate_to_0_over_the_run():
@@ -194,12 +233,14 @@ def test_tuning_searches_the_grid_of_the_schedule_s_rate(tmp_path, monkeypatch):
 
 def test_what_cannot_be_run_is_refused(tmp_path):
     evaluation = Evaluation(Results(str(tmp_path)), "digits-nn-sigmoid-100")
-    with pytest.raises(ValueError, match=r"adamw-cosine: expected a Keras model's task. Received: digits"):
+    with pytest.raises(ValueError, match=r"adamw-cosine: expected Keras models as tasks. Received: digits"):
         evaluation.losses(entrant(baselines.ADAMW_COSINE), range(1), range(TUNING_SEED, TUNING_SEED + 1))
     with pytest.raises(ValueError, match="Expected adam-default without a learning rate"):
         entrant("adam-default:0.1")
-    check_task(FAST)
-    with pytest.raises(ValueError, match="No task named 'keras-nothing'"):
+    check_task(FAST, ["adamw-cosine"], 20)
+    with pytest.raises(ValueError, match="steps: expected a multiple of 10 for Keras models"):
+        check_task(FAST, [], 25)
+    with pytest.raises(ValueError, match=r"No Keras model named 'keras-nothing'. Expected one of keras-"):
         check_task("keras-nothing")
 
 

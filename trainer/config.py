@@ -53,8 +53,8 @@ class MetaTrainConfig:
     period: int = _setting(20, "steps between two outer updates, T of truncated BPTT")
     doubling: bool = _setting(
         False,
-        "outer updates ever further apart: the first after one period, each later one after as many periods "
-        "as there were before; for the last loss",
+        "outer updates at the end of an episode, at half of it, at a quarter and so on, each for all periods "
+        "since the one before; the first one for the mean loss, the others for the last",
     )
     loss_weights: str = _setting("last", "the outer loss: last (w_T = 1) or mean (w_t = 1 for all)")
     log_loss: bool = _setting(False, "take the logarithm of the losses")
@@ -185,7 +185,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
         convex_dimension=0,
         steps=100,
         longest=3_200,
-        period=100,
+        period=20,
         doubling=True,
         log_loss=True,
         last_batches=8,

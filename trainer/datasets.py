@@ -15,6 +15,8 @@ import tensorflow as tf
 
 TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
 NAMES = (*TFDS_NAMES, "digits")
+CLASSES = 10
+"""Of each of them."""
 DOWNLOAD_RETRIES = 4
 SHUFFLE_ROUNDS = 8
 """With TensorFlow's default, 4, an image's place foretells that of the next one, if there are many."""
@@ -102,6 +104,11 @@ def _load_digits(split: str) -> Images:
         labels=labels[chosen].astype(np.int32),
         scale=1.0 / 16.0,
     )
+
+
+def first(images: Images, count: int) -> Images:
+    """The first images."""
+    return replace(images, pixels=images.pixels[:count], labels=images.labels[:count])
 
 
 def pooled(images: Images, window: int) -> Images:

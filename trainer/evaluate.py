@@ -17,7 +17,7 @@ from tqdm import tqdm
 from rnnprop_tf import pretrained
 from trainer import commands
 from trainer.evaluation import baselines
-from trainer.evaluation.compute import WORKLOAD_STEPS, Evaluation, check_task, entrant
+from trainer.evaluation.compute import DEFAULT_STEPS, Evaluation, check_task, entrant
 from trainer.evaluation.results import TUNING_SEED, Results
 from trainer.evaluation.summary import Summary
 from trainer.problems import catalog
@@ -30,7 +30,7 @@ def main(_: list[str]) -> None:
         entrants = [entrant(os.path.expanduser(text)) for text in FLAGS.optimizers]
         names = list(catalog.PAPER_TASKS) if FLAGS.tasks == ["paper"] else FLAGS.tasks
         for name in names:
-            check_task(name)
+            check_task(name, [one.name for one in entrants], FLAGS.steps)
         if FLAGS.first_seed + FLAGS.runs > TUNING_SEED:
             raise ValueError(
                 f"runs: expected seeds below {TUNING_SEED}, where tuning's begin. "
@@ -61,8 +61,9 @@ if __name__ == "__main__":
         "optimizers",
         [pretrained.DEFAULT, "adam"],
         "each is the name or folder of pretrained weights; or one of "
-        f"{', '.join(baselines.OPTIMIZERS)}, which is tuned on the sqrt(2) grid of learning rates, task by "
-        "task; or such a name with a rate, as in adam:0.001",
+        f"{', '.join(baselines.FIRST_GRID)}, which is tuned on the sqrt(2) grid of learning rates, task by "
+        "task (adamw-cosine on Keras models only); or such a name with a rate, as in adam:0.001; or "
+        "adam-default",
     )
     flags.DEFINE_integer("runs", 20, "runs a cell, their seeds counting up from --first_seed", lower_bound=1)
     flags.DEFINE_integer("first_seed", 0, "of the runs", lower_bound=0, upper_bound=TUNING_SEED - 1)
@@ -72,7 +73,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "steps",
         None,
-        f"steps a run; by default the task's own, {WORKLOAD_STEPS} for Keras models",
+        f"steps a run; by default the task's own, {DEFAULT_STEPS} for Keras models",
         lower_bound=1,
     )
     flags.DEFINE_string("out", None, "folder for the runs, a folder for each task", required=True)

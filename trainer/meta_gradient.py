@@ -160,7 +160,7 @@ class Recorded(NamedTuple):
 
 
 def record(start: PeriodStart) -> tuple[Carry, Recorded]:
-    """A period's steps, of which the batches may be no more than `steps`."""
+    """A period's steps, for which `objective.steps` batches are enough."""
     problem, rule, network, alpha, objective, carry, constants, batches = start
 
     @tf.function(jit_compile=problem.compiles_well or None, autograph=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import zlib
@@ -134,7 +135,7 @@ class MetaTrainer:
         objectives = []
         for window in windows:
             places = [Place(problem, iteration, tf.constant(k)) for k in window]
-            if self.config.doubling:
+            if self.config.doubling and window.start > 0:
                 trained = self._train_window(places, carry, constants)
             else:
                 trained = self._train(*places, carry, constants)
@@ -164,8 +165,10 @@ class MetaTrainer:
         drawn = rng.integers(len(self.problems))
         shortest, longest = config.steps // config.period, config.entries[drawn].longest // config.period
         periods = round(math.exp(rng.uniform(math.log(shortest), math.log(longest))))
-        starts = [0, *(2**k for k in range(periods.bit_length()))] if config.doubling else range(periods + 1)
-        edges = [*(start for start in starts if start < periods), periods]
+        if config.doubling:  # Halved from the end, so that each window is half of what there was so far.
+            edges = [periods >> k for k in range(periods.bit_length(), -1, -1)]
+        else:
+            edges = list(range(periods + 1))
         return Plan(self.problems[drawn], [range(*pair) for pair in itertools.pairwise(edges)])
 
     def _learning_rate(self) -> float:
@@ -231,6 +234,10 @@ class MetaTrainer:
     ) -> tuple[unroll.Carry, tf.Tensor, tf.Tensor]:
         """One replica's part of an outer update: carry, objective and gradient, the latter one vector."""
         start = self._start_of_share(place, network, carry, constants)
+        if self.config.doubling:
+            # An episode's first steps, where one that is too long may leave units dead: seen from the end,
+            # a dead network has no gradient that says so.
+            start = start._replace(objective=dataclasses.replace(start.objective, weights="mean"))
         if self.config.plain_tape:
             result = meta_gradient.taped(start)
         else:

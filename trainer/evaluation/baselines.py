@@ -1,4 +1,4 @@
-"""The six traditional optimizers of Table 1 and two more: Keras's own classes, tuned by their learning rate.
+"""The six traditional optimizers of Table 1, tuned by their learning rate, and two more: Keras's own classes.
 
 Their other hyperparameters are Keras's defaults. Those that differ from the defaults of the paper's
 TensorFlow 0.12: Adagrad starts its sums at 0.1 in both; Adadelta's epsilon is 1e-7 (there 1e-8); RMSprop's

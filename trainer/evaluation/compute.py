@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -14,12 +14,12 @@ from rnnprop_tf import DMOptimizer, RNNprop, pretrained
 from rnnprop_tf.rule import RNNpropRule
 from trainer.evaluation import baselines
 from trainer.evaluation.curves import KerasRunner, LearnedRunner, Runner
-from trainer.evaluation.fits import FitRunner
+from trainer.evaluation.fits import FitRunner, check_steps
 from trainer.evaluation.results import TUNING_SEED, Cell, Results, short_digest
 from trainer.problems import catalog
 from trainer.problems.workloads import WORKLOADS
 
-WORKLOAD_STEPS = 200
+DEFAULT_STEPS = 200
 """Of a Keras model's run, where none are named."""
 
 
@@ -77,14 +77,20 @@ def learned(name: str, weights: str) -> Entrant:
     return Entrant(name, found, found.learning_rate)
 
 
-def check_task(name: str) -> None:
-    """That it is one of the catalog or of the Keras models.
+def check_task(name: str, optimizers: Collection[str] = (), steps: int | None = None) -> None:
+    """That the optimizers can be run on that task, one of the catalog or of the Keras models, for so long.
 
     Raises:
-        ValueError: it is not.
+        ValueError: they cannot.
     """
-    if name not in WORKLOADS:
-        catalog.task(name)
+    if name in WORKLOADS:
+        check_steps(steps or DEFAULT_STEPS)
+        return
+    if name.startswith("keras-"):
+        raise ValueError(f"No Keras model named {name!r}. Expected one of {', '.join(WORKLOADS)}.")
+    catalog.task(name)
+    if baselines.ADAMW_COSINE in optimizers:
+        raise ValueError(f"{baselines.ADAMW_COSINE}: expected Keras models as tasks. Received: {name}")
 
 
 class Evaluation:
@@ -102,7 +108,7 @@ class Evaluation:
         Args:
             results: where runs are looked up and written.
             task: a name of the catalog or of `WORKLOADS`.
-            steps: of a run; where None the task's own, or `WORKLOAD_STEPS`.
+            steps: of a run; where None the task's own, or `DEFAULT_STEPS`.
             data_dir: TFDS's folder, its default where None.
             after_run: called with the seconds of each run that was made, to show progress or, by raising,
                 to stop.
@@ -111,7 +117,7 @@ class Evaluation:
         self._task = task
         self._data_dir = data_dir
         if task in WORKLOADS:
-            self._steps = steps or WORKLOAD_STEPS
+            self._steps = steps or DEFAULT_STEPS
         else:
             self._steps = steps or catalog.task(task).steps
             self._problem = catalog.task(task).build(data_dir)
@@ -149,8 +155,7 @@ class Evaluation:
         cosine = entrant.name == baselines.ADAMW_COSINE
         if self._task in WORKLOADS:
             return FitRunner(WORKLOADS[self._task], entrant.make, cosine, self._data_dir)
-        if cosine:
-            raise ValueError(f"{entrant.name}: expected a Keras model's task. Received: {self._task}")
+        check_task(self._task, [entrant.name])
         if entrant.weights is not None:
             weights = entrant.weights
             return LearnedRunner(self._problem, weights.rule, weights.network, weights.learning_rate)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,9 +28,22 @@ COLUMNS = ("step", "seconds", "train_loss", "validation_loss", "validation_accur
 """Of a run's curve, [POINTS, columns]. Seconds are those of the steps, without compilation and measuring;
 accuracy is NaN where the model is no classifier. Losses are those of the model as it predicts."""
 
+_SEEDING = threading.Lock()
+"""Keras's initialisers draw from seeds of the process, which runs side by side share."""
+
+
+def check_steps(steps: int) -> None:
+    """That a run of so many steps can be measured at equal distances.
+
+    Raises:
+        ValueError: they are not a multiple of `POINTS`.
+    """
+    if steps % POINTS:
+        raise ValueError(f"steps: expected a multiple of {POINTS} for Keras models. Received: {steps}")
+
 
 class Cosine(keras.optimizers.schedules.LearningRateSchedule):
-    """From a learning rate to 0 along half a cosine, both ends variables."""
+    """From a learning rate to 0 along half a cosine; the rate and the number of steps are variables."""
 
     def __init__(self, rate: tf.Variable, steps: tf.Variable) -> None:
         self._rate = rate
@@ -40,23 +55,31 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class _Watch(keras.callbacks.Callback):
-    """Measures after each epoch, and stops the clock while it does."""
+    """Measures after each epoch; the clock runs during executions only."""
 
     def __init__(self, measure: Callable[[], tuple[float, ...]]) -> None:
         super().__init__()
         self._measure = measure
-        self._seconds = 0.0
-        self._steps = 0
-        self.curve: list[tuple[float, ...]] = []
-        """Rows of `COLUMNS`."""
+        self._durations: list[float] = []
+        self._measured: list[tuple[float, ...]] = []
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._begin = time.perf_counter()
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._durations.append(time.perf_counter() - self._begin)
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._seconds += time.perf_counter() - self._begin
-        self._steps += self.params["steps"]
-        self.curve.append((self._steps, self._seconds, *self._measure()))
+        self._measured.append(self._measure())
+
+    def curve(self) -> np.ndarray:
+        """[epochs, `COLUMNS`]. The first execution, in which each `fit` sets up, counts as a usual one."""
+        usual = statistics.median(self._durations[1:])
+        seconds = np.cumsum([usual, *self._durations[1:]])
+        epochs = len(self._measured)
+        ends = np.arange(1, epochs + 1)
+        each = len(seconds) // epochs
+        return np.column_stack([ends * self.params["steps"], seconds[ends * each - 1], self._measured])
 
 
 class FitRunner:
@@ -81,7 +104,8 @@ class FitRunner:
         self._rate, self._steps = tf.Variable(0.0), tf.Variable(1.0)
         rate = Cosine(self._rate, self._steps) if cosine else lambda: self._rate.read_value()
         self._optimizer = make_optimizer(rate)
-        self._model = workload.model()
+        with _SEEDING:
+            self._model = workload.model()
         self._optimizer.build(self._model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]
         self._predict = tf.function(lambda x: self._model(x, training=False), autograph=False)
@@ -98,16 +122,16 @@ class FitRunner:
             The training loss at the end, and a curve of `COLUMNS`.
 
         Raises:
-            ValueError: the steps are not a multiple of `POINTS`.
+            ValueError: the steps cannot be measured evenly.
         """
-        if steps % POINTS:
-            raise ValueError(f"steps: expected a multiple of {POINTS} for Keras models. Received: {steps}")
+        check_steps(steps)
         if self._compiled_for != steps:
             self._compile(steps)
         self._begin(steps, seed)
         watch = _Watch(self._measure)
-        self._fit(seed, epochs=POINTS, steps_per_epoch=steps // POINTS, callbacks=[watch])
-        return Run(np.array(watch.curve), watch.curve[-1][2])
+        self._fit(steps, seed, epochs=POINTS, steps_per_epoch=steps // POINTS, callbacks=[watch])
+        curve = watch.curve()
+        return Run(curve, float(curve[-1, 2]))
 
     def _compile(self, steps: int) -> None:
         """Traces, which is not to count."""
@@ -115,26 +139,31 @@ class FitRunner:
         self._model.compile(self._optimizer, self._workload.loss, steps_per_execution=at_once)
         self._compiled_for = steps
         self._begin(steps, seed=0)
-        self._fit(seed=0, steps_per_epoch=at_once)
+        self._fit(at_once, seed=0, steps_per_epoch=at_once)
 
     def _begin(self, steps: int, seed: int) -> None:
         """The seed's start, and an optimizer that has seen nothing."""
-        keras.utils.set_random_seed(seed)
-        self._model.set_weights(self._workload.model().get_weights())
+        with _SEEDING:
+            keras.utils.set_random_seed(seed)
+            start = self._workload.model().get_weights()
+        self._model.set_weights(start)
         for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
         self._steps.assign(steps)
 
-    def _fit(self, seed: int, **arguments: Any) -> None:
-        self._model.fit(self._batches(seed), shuffle=False, verbose=0, **arguments)
+    def _fit(self, steps: int, seed: int, **arguments: Any) -> None:
+        self._model.fit(self._batches(steps, seed), shuffle=False, verbose=0, **arguments)
 
-    def _batches(self, seed: int) -> tf.data.Dataset:
-        """Endless, in epoch-shuffled order."""
+    def _batches(self, steps: int, seed: int) -> tf.data.Dataset:
+        """Batches for so many steps, in epoch-shuffled order."""
         x, y = self._train
-        indices = tf.data.Dataset.range(len(x)).shuffle(len(x), seed=seed).repeat()
+        rng = np.random.default_rng(seed)
+        epochs = math.ceil(steps * self._workload.batch_size / len(x))
+        order = np.concatenate([rng.permutation(len(x)) for _ in range(epochs)])
         constants = tf.constant(x), tf.constant(y)
         return (
-            indices.batch(self._workload.batch_size)
+            tf.data.Dataset.from_tensor_slices(order)
+            .batch(self._workload.batch_size, drop_remainder=True)
             .map(lambda chosen: tuple(tf.gather(part, chosen) for part in constants))
             .prefetch(2)
         )

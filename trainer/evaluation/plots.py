@@ -71,7 +71,8 @@ def _curves(axes: Axes, results: Results, task: str, optimizers: Sequence[str], 
     axes.set(title=task, xlabel="step", ylabel="loss", yscale="log")
     if highest > CEILING * start:
         axes.set_ylim(top=CEILING * start)
-    axes.legend(fontsize=6)
+    if axes.lines:
+        axes.legend(fontsize=6)
 
 
 def _panels(results: Results, tasks: Sequence[str]) -> Figure:

@@ -59,11 +59,12 @@ class Row(NamedTuple):
     steps: int
     seed: int
     final_loss: float
-    """The mean loss of the final parameters over all the batches met."""
+    """The mean loss of the final parameters over all the batches met; of Keras models the training loss."""
     seconds: float
     """What the run took, compilation included where it was the first."""
     curves: str
-    """The NumPy file, [runs, steps] float32, that holds the loss of each step's batch; none for tuning."""
+    """The NumPy file, float32, that holds the curves; none for tuning. Of optimizees [runs, steps], the loss
+    of each step's batch; of Keras models [runs, points, columns], see `fits.COLUMNS`."""
     curve: int
     """The run's row in that file."""
 

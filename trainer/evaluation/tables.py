@@ -15,6 +15,7 @@ from trainer.evaluation.experiments import (
     DEFAULT,
     DM,
     LEARNED,
+    LONG_RIVALS,
     NO_CONVEX,
     RELU,
     REPLICATE_SEEDS,
@@ -154,13 +155,17 @@ def scorecard(
         rival = f"{name}: {cell(theirs, rate=True)}"
         rows.append([task, f"{steps:,}", cell(ours), rival, f"{ratios[-1]:.3f}", verdicts[-1]])
     table = markdown(["task", "steps", optimizer, "best traditional", "ratio", ""], rows)
-    return f"{table}\n\n{_count(ratios, verdicts)}" if ratios else table
+    return f"{table}\n\n{_count(ratios, verdicts)}" if any(map(math.isfinite, ratios)) else table
 
 
 def _count(ratios: Sequence[float], verdicts: Sequence[str]) -> str:
     counts = ", ".join(f"{verdicts.count(one)} {one}" for one in ("won", "tied", "lost"))
-    mean = math.exp(np.mean(np.log(ratios)))
-    return f"{counts}. Ratios: geometric mean {mean:.3f}, worst {max(ratios):.3f}."
+    finite = [ratio for ratio in ratios if math.isfinite(ratio) and ratio > 0]
+    text = (
+        f"{counts}. Ratios: geometric mean {math.exp(np.mean(np.log(finite))):.3f}, worst {max(finite):.3f}"
+    )
+    others = len(ratios) - len(finite)
+    return f"{text}; {others} not finite." if others else f"{text}."
 
 
 def everything(results: Results) -> str:
@@ -189,11 +194,18 @@ def replicates(results: Results) -> str:
 
 def default(results: Results) -> str:
     """The default weights on the 22 tasks and on longer runs."""
-    return scorecard(results, DEFAULT, dict.fromkeys((b.task, b.steps) for b in BEYOND["default"]))
+    table = scorecard(results, DEFAULT, dict.fromkeys((b.task, b.steps) for b in BEYOND["default"]))
+    return f"{table}\n\nOn the CNN's long runs the traditional ones are {', '.join(LONG_RIVALS)} alone."
 
 
 def workloads(results: Results, experiment: str) -> str:
     """The default weights on Keras models: training losses, and what the model was worth at the end."""
+    preface = (
+        "Keras's own initialisers, `fit`. Losses are those of the model as it predicts, on at most 2,000 "
+        "examples evenly spaced. adam and adamw-cosine (weight decay 0.004, Keras's default) are tuned on "
+        "the training loss of a run with another seed, adam-default is Adam at 0.001. Seconds depend on what "
+        "else ran beside: compare them where the report ran with `--jobs=1`."
+    )
     names = (DEFAULT, *RIVALS)
     losses, ends = [], []
     for block in BEYOND[experiment]:
@@ -210,7 +222,8 @@ def workloads(results: Results, experiment: str) -> str:
         markdown(["model, steps", *names, *more], rows)
         for rows, more in ((losses, [f"{DEFAULT} / adam"]), (ends, []))
     )
-    return "\n\n".join(f"{title}:\n\n{part}" for title, part in zip(titles, parts, strict=True))
+    sections = (f"{title}:\n\n{part}" for title, part in zip(titles, parts, strict=True))
+    return "\n\n".join([preface, *sections])
 
 
 def _end(results: Results, block: experiments.Block, name: str) -> str:

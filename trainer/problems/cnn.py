@@ -7,10 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.datasets import ImageBatches, Images
+from trainer.datasets import CLASSES, ImageBatches, Images
 from trainer.problems.base import Draw, Problem, Seed, normal_params, unpack
 
-CLASSES = 10
 FULLY_CONNECTED_UNITS = 64
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.datasets import ImageBatches, Images
+from trainer.datasets import CLASSES, ImageBatches, Images
 from trainer.problems.base import Draw, Problem, Seed, normal_params, split_seed, unpack
 
 SEQUENCE = 10
-CLASSES = 10
 
 
 def cell_shapes(inputs: int, units: int, layers: int) -> tuple[tuple[int, ...], ...]:

@@ -8,11 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.datasets import ImageBatches, Images
+from trainer.datasets import CLASSES, ImageBatches, Images
 from trainer.problems.base import Draw, Problem, Seed, normal_params, unpack
 
 ACTIVATIONS = {"sigmoid": tf.sigmoid, "relu": tf.nn.relu, "elu": tf.nn.elu, "tanh": tf.tanh}
-CLASSES = 10
 
 
 class MLP(Problem):

@@ -16,7 +16,8 @@ class RandomScaling(Problem):
     c is drawn per coordinate and episode: exp of U[-log_range, log_range] (section 5). With `mixed`, a
     departure from the paper, episodes differ in how they are scaled: log c is the sum of a part for each
     coordinate, one for each parameter tensor and one for all. Each part is there or not with even odds, its
-    range drawn from U[0, log_range].
+    range drawn from U[0, log_range]. The part for all is never below 0: it stands for networks wider than
+    those of meta-training, where the same step changes the loss more.
     """
 
     def __init__(self, problem: Problem, log_range: float, mixed: bool = False) -> None:
@@ -50,7 +51,7 @@ class RandomScaling(Problem):
             tf.random.stateless_uniform([count], part_seed, minval=-limit, maxval=limit)
             for count, part_seed, limit in zip(counts, part_seeds, tf.unstack(ranges), strict=True)
         )
-        return coordinates + tf.repeat(tensors, [math.prod(shape) for shape in self.shapes]) + whole
+        return coordinates + tf.repeat(tensors, [math.prod(shape) for shape in self.shapes]) + tf.abs(whole)
 
     def batches(self, seed: Seed, first: tf.Tensor, count: int) -> Any:
         return self._problem.batches(seed, first, count)
