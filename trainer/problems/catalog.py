@@ -90,14 +90,15 @@ SMALL_TASKS: dict[str, Task] = {
     "mnist-pool4-nn-l3-sigmoid-100": Task(_mlp("mnist", pool=4, hidden=(20,) * 3), 100),
     "mnist-pool4-nn-l5-sigmoid-100": Task(_mlp("mnist", pool=4, hidden=(16,) * 5), 100),
     "mnist-pool4-nn-relu-b16-100": Task(_mlp("mnist", pool=4, activation="relu", batch_size=16), 100),
-    "cifar-pool4-nn-l2-relu-b64-100": Task(
-        _mlp("cifar10", pool=4, hidden=(24, 12), activation="relu", batch_size=64), 100
+    "mnist-pool2-nn-l2-relu-b64-100": Task(
+        _mlp("mnist", pool=2, hidden=(24, 12), activation="relu", batch_size=64), 100
     ),
+    "digits-nn-wide-relu-b64-100": Task(_mlp("digits", hidden=(256,), activation="relu", batch_size=64), 100),
     "mnist-pool4-cnn-100": Task(_cnn("mnist", "c-c-f", pool=4, channels=(4, 8)), 100),
     "mnist-pool2-cnn-100": Task(_cnn("mnist", "c-c-p-f", pool=2, channels=(6, 8), batch_size=64), 100),
-    "cifar-pool4-cnn-100": Task(_cnn("cifar10", "c-c-p-f", pool=4, channels=(6, 8)), 100),
-    "cifar-pool2-cnn-fc2-100": Task(
-        _cnn("cifar10", "c-c-p-c-c-p-f-f", pool=2, channels=(4, 6), batch_size=64), 100
+    "mnist-pool2-cnn-wide-100": Task(_cnn("mnist", "c-c-p-f", pool=2, channels=(16, 32), batch_size=64), 100),
+    "mnist-pool2-cnn-fc2-100": Task(
+        _cnn("mnist", "c-c-p-c-c-p-f-f", pool=2, channels=(8, 12), batch_size=64), 100
     ),
     "digits-cnn-fc2-100": Task(_cnn("digits", "c-c-p-c-c-p-f-f", channels=(6, 8), batch_size=64), 100),
     "mnist-pool4-lstm-100": Task(_rows("mnist", pool=4, units=16), 100),

@@ -3,8 +3,8 @@
 BatchNorm, residual connections, Embedding, attention, recurrence, autoencoders, tabular regression; Keras's
 own initialisers. Two parts: `VALIDATION` to choose weights by, `TEST` to report, which no choice may rest on.
 Data that needs no download: scikit-learn's, the texts of Python's standard library (of the Python at hand),
-matplotlib's EEG, synthetic ones; MNIST and CIFAR-10 in three of `TEST`. The digits, pooled MNIST and pooled
-CIFAR-10 are data that mixtures meta-train on too, with other models.
+matplotlib's EEG, synthetic ones; MNIST and CIFAR-10 in three of `TEST`. The digits and pooled MNIST are data
+that mixtures meta-train on too, with other models.
 """
 
 from __future__ import annotations
