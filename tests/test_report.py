@@ -69,6 +69,9 @@ def test_verdicts(shift, noise, expected):
 def test_a_diverged_run_neither_is_the_best_nor_wins(tmp_path, bad):
     results = Results(str(tmp_path))
     add(results, BASE, "sgd", [0.1, bad])  # the first of the traditional ones
+    for name in TRADITIONAL[1:-1]:
+        add(results, BASE, name, [0.6, 0.6])
+    assert tables.best_traditional(results, BASE, 100) is None  # one is not there
     add(results, BASE, "adam", [0.5, 0.5])
     add(results, BASE, RNNPROP, [0.4, bad])
     name, best = tables.best_traditional(results, BASE, 100)
