@@ -12,7 +12,6 @@ import tensorflow as tf
 from absl import app, flags
 
 from rnnprop_tf import network as coordinatewise
-from rnnprop_tf.network import Network
 from trainer import checkpoint
 from trainer.config import MetaTrainConfig
 from trainer.evaluation.curves import LearnedRunner
@@ -27,22 +26,16 @@ flags.DEFINE_integer("runs", 8, "of each checkpoint on each task", lower_bound=2
 FIRST_SEED = 3_000_000
 
 
-def network_of(tensors: dict[str, np.ndarray], config: MetaTrainConfig) -> Network:
-    """A checkpoint's weights."""
-    prefix = "network."
-    ours = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    return coordinatewise.from_tensors(ours, rule_of(config)[1])
-
-
 def main(_: list[str]) -> None:
     saved = [
         checkpoint.load(checkpoint.path_of(FLAGS.run_dir, k)) for k in checkpoint.iterations(FLAGS.run_dir)
     ]
     config = MetaTrainConfig(**saved[0].record["config"])
-    networks = [network_of(dict(one.tensors), config) for one in saved]
+    rule, architecture = rule_of(config)
+    networks = [coordinatewise.from_tensors(checkpoint.network_tensors(one), architecture) for one in saved]
     columns = []
     for task in FLAGS.tasks:
-        runner = LearnedRunner(catalog.task(task).build(None), rule_of(config)[0], networks[0], config.alpha)
+        runner = LearnedRunner(catalog.task(task).build(None), rule, networks[0], config.alpha)
         column = []
         for network in networks:
             runner.network = tf.nest.map_structure(tf.convert_to_tensor, network)

@@ -30,6 +30,16 @@ class Checkpoint(NamedTuple):
     """JSON: "iteration", "config", running averages and counts; "interrupted" if it was not yet due."""
 
 
+def network_tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """The weights alone, by the names of `network.tensor_shapes`."""
+    prefix = "network."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(prefix)
+    }
+
+
 def path_of(folder: str, iteration: int) -> str:
     """Where the checkpoint after that many iterations lies."""
     return os.path.join(folder, f"checkpoint-{iteration:08d}.safetensors")

@@ -78,8 +78,7 @@ def export(
     chosen = best_checkpoint(run_dir, iteration)
     config = MetaTrainConfig(**chosen.record["config"])
     rule, _ = rule_of(config)
-    prefix = "network."
-    tensors = {name.removeprefix(prefix): t for name, t in chosen.tensors.items() if name.startswith(prefix)}
+    tensors = checkpoint.network_tensors(chosen)
     provenance: dict[str, Any] = {
         "recipe": recipe,
         "meta_training": config.as_dict(),
