@@ -45,6 +45,8 @@ ALLOWED = {
     "trainer.unroll": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base",
     "trainer.meta_gradient": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"
     " trainer.unroll",
+    "trainer.imitation": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"
+    " trainer.unroll trainer.meta_gradient",
     "trainer.config": "rnnprop_tf.network rnnprop_tf.rule trainer.problems.catalog trainer.meta_gradient",
     "trainer.checkpoint": "numpy safetensors tensorflow rnnprop_tf.network trainer.config trainer.files",
     # Evaluation: runs are computed, then read.
@@ -77,8 +79,8 @@ ALLOWED = {
     "trainer.meta_train": "keras numpy tensorflow tqdm rnnprop_tf.network rnnprop_tf.rule"
     " rnnprop_tf.pretrained trainer.datasets"
     " trainer.problems.base trainer.problems.catalog trainer.problems.convex trainer.problems.tricks"
-    " trainer.unroll trainer.meta_gradient trainer.config trainer.checkpoint trainer.files"
-    " trainer.evaluation.curves trainer.distribution trainer.interrupts",
+    " trainer.unroll trainer.meta_gradient trainer.imitation trainer.config trainer.checkpoint"
+    " trainer.files trainer.evaluation.curves trainer.distribution trainer.interrupts",
     # The commands: the only modules that know flags; `commands` parses them for all.
     "trainer.commands": "absl",
     "trainer.train": "absl tensorflow trainer.config trainer.meta_train trainer.checkpoint trainer.commands"

@@ -256,7 +256,7 @@ def estimator(**changes):
     [problem] = trainer.problems
     batches = problem.batches
     problem.batches = lambda seed, first, count: batches(seed, 0 * first, count)
-    carry, constants = trainer._begin(problem, tf.constant(0))
+    carry, constants, _ = trainer._begin(problem, tf.constant(0))
 
     @tf.function(autograph=False)
     def estimate(iteration):

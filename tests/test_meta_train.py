@@ -256,7 +256,7 @@ def test_a_window_of_one_period_trains_as_the_period_does():
     single = dataclasses.replace(windowed, doubling=False)
     trainer = fresh(windowed)
     places = [Place(trainer.problems[0], tf.constant(0), tf.constant(k)) for k in (0, 1)]
-    carry, constants = trainer._begin(trainer.problems[0], tf.constant(0))
+    carry, constants, _ = trainer._begin(trainer.problems[0], tf.constant(0))
     ours, *found = trainer._train_window(places[:1], carry, constants)
     weights = tensors(trainer)
     trainer = fresh(single)
@@ -281,7 +281,7 @@ def test_the_first_window_is_for_the_mean_loss():
     losses = []
     for weights, doubling in (("mean", False), ("last", True), ("last", False)):
         trainer = fresh(dataclasses.replace(config, loss_weights=weights, doubling=doubling))
-        carry, constants = trainer._begin(trainer.problems[0], tf.constant(0))
+        carry, constants, _ = trainer._begin(trainer.problems[0], tf.constant(0))
         place = Place(trainer.problems[0], tf.constant(0), tf.constant(0))
         losses.append(float(trainer._train(place, carry, constants)[1]))
     mean, first, last = losses

@@ -37,6 +37,12 @@ class MetaTrainConfig:
         "NAME:STEPS for one whose episodes are no longer than that, whatever `longest` says",
     )
     initial: str = _setting("", "weights to begin with, a name or folder; fresh ones by default")
+    teacher: str = _setting(
+        "", "weights whose steps to imitate, a name or folder, in place of making the loss small"
+    )
+    teacher_warmup: int = _setting(
+        0, "steps over which what is imitated rises to the teacher's full step, along a line; 0 for none"
+    )
     scaling: float = _setting(3.0, "Random Scaling's log-range L for f (section 4.1); 0 for none")
     mixed_scaling: bool = _setting(
         False,
@@ -84,7 +90,14 @@ class MetaTrainConfig:
         self._expect(self.loss_weights in ("last", "mean"), "loss_weights", "last or mean")
         for name in ("tasks", "steps", "period", "last_batches", "iterations", "checkpoint_every"):
             self._expect(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm", "longest"):
+        for name in (
+            "scaling",
+            "convex_dimension",
+            "convex_scaling",
+            "clipnorm",
+            "longest",
+            "teacher_warmup",
+        ):
             self._expect(0 <= getattr(self, name) < float("inf"), name, "0 or more")
         self._expect(0 <= self.seed < 2**31, "seed", "a number from 0 to 2^31 - 1")
         for name in ("alpha", "learning_rate"):
@@ -94,6 +107,9 @@ class MetaTrainConfig:
         self._expect(self.steps % self.period == 0, "steps", f"a multiple of the period, {self.period}")
         last = self.loss_weights == "last" and not self.plain_tape
         self._expect(last or not self.doubling, "doubling", "the loss weights last, and no plain tape")
+        plain = not (self.doubling or self.plain_tape)
+        self._expect(plain or not self.teacher, "teacher", "none with doubling or a plain tape")
+        self._expect(bool(self.teacher) or not self.teacher_warmup, "teacher_warmup", "0 without a teacher")
         longest = min(entry.longest for entry in self.entries)
         self._expect(longest >= self.steps, "task", f"NAME or NAME:STEPS with {self.steps} steps or more")
 
@@ -197,6 +213,25 @@ PRESETS: dict[str, MetaTrainConfig] = {
         cosine_decay=True,
         clipnorm=1.0,
         checkpoint_every=250,
+    ),
+    # The steps of rnnprop-quick, but small ones at first.
+    "rnnprop-1": dataclasses.replace(
+        PAPER_RNNPROP,
+        task=",".join(MIXTURE),
+        initial="rnnprop-quick",
+        teacher="rnnprop-quick",
+        teacher_warmup=30,
+        mixed_scaling=True,
+        convex_dimension=0,
+        steps=100,
+        longest=1_600,
+        period=50,
+        sample=0.1,
+        iterations=1_000,
+        learning_rate=1e-3,
+        cosine_decay=True,
+        clipnorm=1.0,
+        checkpoint_every=100,
     ),
     # What `make demo` does in two minutes.
     "demo": dataclasses.replace(

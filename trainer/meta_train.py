@@ -18,7 +18,7 @@ from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
 from rnnprop_tf.network import Architecture, Network
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
-from trainer import checkpoint, distribution, files, interrupts, meta_gradient, unroll
+from trainer import checkpoint, distribution, files, imitation, interrupts, meta_gradient, unroll
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
 from trainer.evaluation import curves
@@ -108,6 +108,7 @@ class MetaTrainer:
         self.block_losses: list[float] = []
         self.average_loss: float | None = None
         initial = self._initial_weights()
+        self._teacher = self._teacher_of(config)
         self.network: Network = tf.nest.map_structure(tf.Variable, initial)
         self._weights = tf.nest.flatten(self.network)
         self._outer = _outer_optimizer(config)
@@ -117,6 +118,7 @@ class MetaTrainer:
         self._validation: curves.LearnedRunner | None = None
         self._begin = tf.function(self._begin_episode, autograph=False)
         self._train = tf.function(self._train_period, autograph=False)
+        self._imitate = tf.function(self._imitate_period, autograph=False)
         self._record = tf.function(self._record_period, autograph=False)
         self._end = tf.function(self._end_window, autograph=False)
         self._apply = tf.function(self._apply_gradients, autograph=False)
@@ -131,11 +133,13 @@ class MetaTrainer:
         if self.config.cosine_decay:
             self._outer.learning_rate.assign(self._learning_rate())
         iteration = tf.constant(self.iteration)
-        carry, constants = self._begin(problem, iteration)
+        carry, constants, lesson = self._begin(problem, iteration)
         objectives = []
         for window in windows:
             places = [Place(problem, iteration, tf.constant(k)) for k in window]
-            if self.config.doubling and window.start > 0:
+            if self._teacher:
+                lesson, *trained = self._imitate(*places, carry, constants, lesson)
+            elif self.config.doubling and window.start > 0:
                 trained = self._train_window(places, carry, constants)
             else:
                 trained = self._train(*places, carry, constants)
@@ -150,13 +154,22 @@ class MetaTrainer:
     def _initial_weights(self) -> Network:
         if not self.config.initial:
             return coordinatewise.initial_weights(self.architecture, self.config.seed)
-        found = pretrained.load(self.config.initial)
+        network = self._shipped_or_saved("initial", self.config.initial)
+        self.architecture = coordinatewise.architecture_of(network)
+        return network
+
+    def _teacher_of(self, config: MetaTrainConfig) -> imitation.Teacher | None:
+        if not config.teacher:
+            return None
+        network = self._shipped_or_saved("teacher", config.teacher)
+        return imitation.Teacher(tf.nest.map_structure(tf.constant, network), config.teacher_warmup)
+
+    def _shipped_or_saved(self, setting: str, name: str) -> Network:
+        found = pretrained.load(name)
         if found.rule != self.rule:  # with other hyperparameters they would not be what they were trained as
             raise ValueError(
-                f"initial: expected weights of a {self.rule}. "
-                f"Received: {self.config.initial}, those of a {found.rule}"
+                f"{setting}: expected weights of a {self.rule}. Received: {name}, those of a {found.rule}"
             )
-        self.architecture = coordinatewise.architecture_of(found.network)
         return found.network
 
     def _plan(self) -> Plan:
@@ -175,12 +188,20 @@ class MetaTrainer:
         progress = self.iteration / self.config.iterations
         return self.config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
-    def _begin_episode(self, problem: Problem, iteration: tf.Tensor) -> tuple[unroll.Carry, Any]:
+    def _begin_episode(
+        self, problem: Problem, iteration: tf.Tensor
+    ) -> tuple[unroll.Carry, Any, imitation.Lesson | None]:
         return self.strategy.run(self._begin_share, (problem, iteration))
 
-    def _begin_share(self, problem: Problem, iteration: tf.Tensor) -> tuple[unroll.Carry, Any]:
+    def _begin_share(
+        self, problem: Problem, iteration: tf.Tensor
+    ) -> tuple[unroll.Carry, Any, imitation.Lesson | None]:
         draw = problem.draw(self._seed_of_share(problem, tf.random.fold_in(self._seed, iteration)))
-        return unroll.start(self.rule, self.network, draw.params), draw.constants
+        carry = unroll.start(self.rule, self.network, draw.params)
+        if self._teacher is None:
+            return carry, draw.constants, None
+        seed = self._sample_seed(Place(problem, iteration, tf.constant(0)))
+        return carry, draw.constants, imitation.begin(problem, self._teacher, self._sample(problem), seed)
 
     def _train_period(
         self, place: Place, carry: unroll.Carry, constants: Any
@@ -190,6 +211,15 @@ class MetaTrainer:
         shares = self.strategy.run(self._period_of_share, (place, network, carry, constants))
         carry, objective, flat = shares
         return carry, *self._apply_gradients(objective, flat)
+
+    def _imitate_period(
+        self, place: Place, carry: unroll.Carry, constants: Any, lesson: imitation.Lesson
+    ) -> tuple[imitation.Lesson, unroll.Carry, tf.Tensor, tf.Tensor]:
+        """One outer update towards the teacher."""
+        network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
+        shares = self.strategy.run(self._imitation_of_share, (place, network, carry, constants, lesson))
+        lesson, carry, objective, flat = shares
+        return lesson, carry, *self._apply_gradients(objective, flat)
 
     def _train_window(
         self, places: Sequence[Place], carry: unroll.Carry, constants: Any
@@ -243,6 +273,15 @@ class MetaTrainer:
         else:
             result = meta_gradient.replayed(start, self._sample(place.problem), self._sample_seed(place))
         return result.carry, result.objective, _flat(result.gradient)
+
+    def _imitation_of_share(
+        self, place: Place, network: Network, carry: unroll.Carry, constants: Any, lesson: imitation.Lesson
+    ) -> tuple[imitation.Lesson, unroll.Carry, tf.Tensor, tf.Tensor]:
+        """One replica's part of a period with a teacher."""
+        assert self._teacher is not None
+        start = self._start_of_share(place, network, carry, constants)
+        period = imitation.imitated(start, self._teacher, lesson)
+        return period.lesson, period.carry, period.objective, _flat(period.gradient)
 
     def _record_of_share(
         self, place: Place, network: Network, carry: unroll.Carry, constants: Any

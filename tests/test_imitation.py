@@ -1,0 +1,154 @@
+"""Imitation: a pupil that does as it is told is left alone, another one learns, warm-up included."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rnnprop_tf import network as coordinatewise
+from rnnprop_tf import pretrained
+from rnnprop_tf.network import Architecture
+from rnnprop_tf.rule import DMRule, Observation, RNNpropRule
+from trainer import datasets, imitation, unroll
+from trainer.config import MetaTrainConfig
+from trainer.imitation import Teacher
+from trainer.meta_gradient import Objective, PeriodStart
+from trainer.meta_train import MetaTrainer
+from trainer.problems.mlp import MLP
+
+STEPS = 6
+CONFIG = MetaTrainConfig(
+    task="digits-nn-sigmoid-100",
+    teacher="rnnprop-quick",
+    teacher_warmup=9,
+    initial="rnnprop-quick",
+    convex_dimension=0,
+    steps=STEPS,
+    period=STEPS,
+    sample=0.5,
+    iterations=12,
+    learning_rate=3e-3,
+)
+
+
+def weights(seed):
+    return tf.nest.map_structure(tf.constant, coordinatewise.initial_weights(Architecture(), seed))
+
+
+def period_start(pupil):
+    rule, problem = RNNpropRule(), MLP(datasets.load("digits"), hidden=(4,), batch_size=8)
+    seed = tf.constant([5, 6])
+    draw = problem.draw(seed)
+    batches = problem.batches(seed, tf.constant(0), STEPS + 1)
+    carry = unroll.start(rule, pupil, draw.params)
+    return PeriodStart(problem, rule, pupil, 0.1, Objective(steps=STEPS), carry, draw.constants, batches)
+
+
+def imitated(start, teacher, count=None):
+    lesson = imitation.begin(start.problem, teacher, count, tf.constant([1, 2]))
+    return imitation.imitated(start, teacher, lesson)
+
+
+def flat(gradient):
+    return np.concatenate([np.ravel(g) for g in tf.nest.flatten(gradient)])
+
+
+def by_hand(start, teacher):
+    """The objective of a first period, step by step in NumPy, for the weights of `start`."""
+    carry, lstm = start.carry, start.carry.state.lstm
+    errors, targets = [], []
+    for t in range(STEPS):
+        batch = tf.nest.map_structure(lambda b: b[t], start.batches)  # noqa: B023
+        _, gradient = unroll.loss_and_gradient(start.problem, carry.params, start.constants, batch)
+        seen, _ = start.rule.observe(carry.state.accumulators, gradient, carry.step + 1.0)
+        theirs, lstm = start.rule.respond(teacher.network, Observation(*seen), lstm)
+        ours, state = start.rule.update(start.network, carry.state, gradient, carry.step + 1.0)
+        carry = unroll.Carry(carry.params + 0.1 * ours, state, carry.step + 1.0)
+        targets.append(theirs.numpy() * (min(1.0, (t + 1) / teacher.warmup) if teacher.warmup else 1.0))
+        errors.append(ours.numpy() - targets[-1])
+        awake = np.count_nonzero(seen.awake)
+        errors[-1] = (errors[-1], awake)
+    shares = [np.sum(e**2) / (np.sum(d**2) + 1e-4 * n) for (e, n), d in zip(errors, targets, strict=True)]
+    missed = np.sum(sum(e for e, _ in errors) ** 2)
+    moved = np.sum(sum(targets) ** 2) + 1e-4 * sum(n for _, n in errors)
+    return np.log(np.mean(shares) + 1e-3) + np.log(missed / moved + 1e-3), carry
+
+
+@pytest.mark.parametrize("warmup", [0, 4, 100])
+def test_the_objective_is_how_far_the_pupil_is_from_the_teacher(warmup):
+    start, teacher = period_start(weights(3)), Teacher(weights(7), warmup)
+    expected, carry = by_hand(start, teacher)
+    period = imitated(start, teacher)
+    np.testing.assert_allclose(period.objective, expected, rtol=1e-4)
+    np.testing.assert_allclose(period.carry.params, carry.params, rtol=1e-4, atol=1e-6)  # the pupil's path
+
+
+def test_the_gradient_is_the_objectives():
+    """Along itself, against a finite difference on the same path: what was seen is constant."""
+    teacher = Teacher(weights(7), 4)
+    start = period_start(weights(3))
+    period = imitated(start, teacher)
+    slope = float(np.sum(flat(period.gradient) ** 2))
+    assert slope > 0.01
+    step = 1e-3 / np.sqrt(slope)
+    ends = []
+    for sign in (1, -1):
+        moved = tf.nest.map_structure(lambda w, g: w + sign * step * g, start.network, period.gradient)  # noqa: B023
+        # The bound of one step is 1e-6 here, so that the path does not change with the weights.
+        ends.append(float(imitated(start._replace(network=moved, alpha=1e-6), teacher).objective))
+    still = imitated(start._replace(alpha=1e-6), teacher)
+    slope = float(np.sum(flat(still.gradient) * flat(period.gradient)))
+    np.testing.assert_allclose((ends[0] - ends[1]) / (2 * step), slope, rtol=0.02)
+
+
+def test_who_does_as_the_teacher_is_left_alone():
+    same = weights(3)
+    period = imitated(period_start(same), Teacher(same, 0))
+    np.testing.assert_allclose(period.objective, 2 * np.log(1e-3), rtol=1e-6)
+    np.testing.assert_allclose(flat(period.gradient), 0.0, atol=1e-6)
+
+
+def test_a_sample_is_of_the_same_coordinates_in_all_periods():
+    start, teacher = period_start(weights(3)), Teacher(weights(7), 4)
+    lesson = imitation.begin(start.problem, teacher, 10, tf.constant([1, 2]))
+    assert lesson.chosen.shape == (10,)
+    assert int(tf.reduce_max(lesson.chosen)) < start.problem.size
+    period = imitation.imitated(start, teacher, lesson)
+    np.testing.assert_array_equal(period.lesson.chosen, lesson.chosen)
+    whole = imitated(start, teacher)
+    for sampled, of_all in zip(
+        tf.nest.flatten(period.lesson.lstm), tf.nest.flatten(whole.lesson.lstm), strict=True
+    ):
+        np.testing.assert_allclose(sampled, tf.gather(of_all, lesson.chosen, axis=-1), rtol=1e-4, atol=1e-6)
+
+
+def test_meta_training_learns_the_warm_up_and_is_resumed_exactly():
+    trainer = MetaTrainer(CONFIG)
+    losses = [trainer.train_episode() for _ in range(10)]
+    saved = trainer.checkpoint()
+    losses += [trainer.train_episode() for _ in range(2)]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.5  # in logarithms
+    expected = [w.numpy() for w in tf.nest.flatten(trainer.network)]
+    trainer.restore(saved)
+    assert [trainer.train_episode() for _ in range(2)] == losses[10:]
+    for ours, theirs in zip(tf.nest.flatten(trainer.network), expected, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs)
+
+
+def test_what_cannot_be_imitated_is_told(tmp_path):
+    with pytest.raises(ValueError, match="teacher: expected none with doubling"):
+        dataclasses.replace(CONFIG, doubling=True)
+    with pytest.raises(ValueError, match="teacher_warmup: expected 0 without a teacher"):
+        dataclasses.replace(CONFIG, teacher="")
+    with pytest.raises(ValueError, match="teacher_warmup: expected 0 or more"):
+        dataclasses.replace(CONFIG, teacher_warmup=-1)
+    pretrained.save(
+        str(tmp_path / "dm"),
+        coordinatewise.initial_weights(Architecture(preprocess=()), 0),
+        DMRule(),
+        0.1,
+        {},
+    )
+    with pytest.raises(ValueError, match="teacher: expected weights of a RNNpropRule"):
+        MetaTrainer(dataclasses.replace(CONFIG, teacher=str(tmp_path / "dm")))
