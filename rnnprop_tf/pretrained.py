@@ -45,7 +45,7 @@ from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, checked
 
-DEFAULT = "rnnprop-quick"
+DEFAULT = "rnnprop-1"
 """The name of the weights to use when none is asked for."""
 
 FORMAT_VERSION = 1
@@ -96,7 +96,7 @@ def list_pretrained() -> list[str]:
     Example:
 
     >>> rnnprop_tf.list_pretrained()
-    ['dm-paper', 'rnnprop-paper', 'rnnprop-quick']
+    ['dm-paper', 'rnnprop-1', 'rnnprop-paper', 'rnnprop-quick']
     """
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 

@@ -7,7 +7,8 @@
 
 Two steps: runs are computed into the folder's files, those that are there are not made again, so an
 interrupted computation goes on where it stopped; then RESULTS.md and the pictures are made from the files.
-Weights that do not ship (those of Table 4 and the replicates) are looked for in FOLDER/weights.
+Weights that do not ship (those of Table 4 and the replicates) are looked for in FOLDER/weights. A
+FOLDER/NOTES.md becomes a part of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from trainer import commands, files
 from trainer.evaluation import plots, response, schedule, tables
 from trainer.evaluation.claims import CLAIMS, check
 from trainer.evaluation.experiments import BASE, DEFAULT, EXPERIMENTS, PAPER, RNNPROP, blocks
-from trainer.evaluation.results import Results
+from trainer.evaluation.results import TUNING_SEED, Results
 from trainer.evaluation.summary import reported
 
 RESPONSE = "learned-update.npz"
 DOCUMENT = "RESULTS.md"
+NOTES = "NOTES.md"
+"""What people have to say of the runs, such as the machine they were made on."""
 
 TITLES = {
     "table2": "Table 2: activations",
@@ -92,7 +95,11 @@ def draw(folder: str) -> None:
     results = Results(folder)
     if not results.rows:
         raise ValueError(f"No runs in {folder}. Compute them first, without --nocompute.")
-    parts = [_preface(results), "## Claims of the paper", _claims(results)]
+    parts = [_preface(results)]
+    notes = os.path.join(folder, NOTES)
+    if os.path.exists(notes):
+        parts.append(files.read(notes).decode().strip())
+    parts += ["## Claims of the paper", _claims(results)]
     places = {(row.task, row.steps, row.optimizer) for row in results.rows}
     for name, made_from in EXPERIMENTS.items():
         if not any((b.task, b.steps, one) in places for b in made_from for one in b.optimizers):
@@ -123,7 +130,8 @@ def _preface(results: Results) -> str:
         "all batches met, at the final parameters (section 5). Numbers are means over runs with their 95 % "
         "bootstrap intervals, which for five runs or fewer are too narrow; no run is left out. Traditional "
         "optimizers are Keras's, the learning rate tuned for each task on the sqrt(2) grid (with `--quick`, "
-        "on every fourth rate of it) with seeds that no reported run uses. "
+        "on every fourth rate of it). Reported runs have the seeds 0, 1, ..., tuning runs those from "
+        f"{TUNING_SEED:,} on. "
         f"{len(results.rows):,} runs in all, {hours:.1f} hours by the sum of their seconds."
     )
 

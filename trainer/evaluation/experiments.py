@@ -37,9 +37,14 @@ LONG_TASKS = (RELU, DEPTHS[2], CNNS[0])
 """Run for `LONG_STEPS` too, to judge the default weights by; the base MLP's are among the paper's."""
 LONG_RIVALS = ("momentum", "rmsprop", "adam")
 """Of the default weights on a CNN for so long, where a run takes minutes."""
+PEER = "vita-rnnprop-cl-il"
+"""The best RNNprop weights of others, VITA-Group/L2O-Training-Techniques', read by `trainer.convert`."""
+BESIDE = (ADAM_DEFAULT, RNNPROP, PEER)
+"""Others that the default weights are shown beside, on the 22 tasks and on longer runs."""
 RIVALS = (ADAM_DEFAULT, "adam", ADAMW_COSINE)
 """Of the default weights on Keras models."""
-WORKLOAD_STEPS = (200, 2_000, 10_000)
+WORKLOAD_RUNS: Mapping[int, int] = {200: 6, 2_000: 4, 10_000: 2}
+"""By steps, of each optimizer on each Keras model."""
 
 
 def at_iteration(name: str, iteration: int) -> str:
@@ -87,8 +92,10 @@ def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps
 
 
 def _workloads(names: Iterable[str]) -> tuple[Block, ...]:
-    places = [(name, steps) for steps in WORKLOAD_STEPS for name in names]
-    return tuple(Block(*place, (DEFAULT, *RIVALS), runs=6, tuning_runs=1) for place in places)
+    places = [(name, steps) for steps in WORKLOAD_RUNS for name in names]
+    return tuple(
+        Block(*place, (DEFAULT, *RIVALS), WORKLOAD_RUNS[place[1]], tuning_runs=1) for place in places
+    )
 
 
 PAPER: dict[str, tuple[Block, ...]] = {
@@ -113,9 +120,9 @@ PAPER: dict[str, tuple[Block, ...]] = {
 
 BEYOND: dict[str, tuple[Block, ...]] = {
     "default": (
-        *(_block(task, (DEFAULT, *TRADITIONAL)) for task in PAPER_TASKS),
+        *(_block(task, (DEFAULT, *BESIDE, *TRADITIONAL)) for task in PAPER_TASKS),
         *(
-            _block(task, (DEFAULT, *(LONG_RIVALS if task in CNNS else TRADITIONAL)), steps)
+            _block(task, (DEFAULT, *BESIDE, *(LONG_RIVALS if task in CNNS else TRADITIONAL)), steps)
             for steps in LONG_STEPS
             for task in LONG_TASKS
         ),

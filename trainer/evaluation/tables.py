@@ -11,6 +11,7 @@ from trainer.evaluation import experiments
 from trainer.evaluation.experiments import (
     ACTIVATIONS,
     BASE,
+    BESIDE,
     BEYOND,
     CNNS,
     DEFAULT,
@@ -196,8 +197,35 @@ def replicates(results: Results) -> str:
 
 def default(results: Results) -> str:
     """The default weights on the 22 tasks and on longer runs."""
-    table = scorecard(results, DEFAULT, dict.fromkeys((b.task, b.steps) for b in BEYOND["default"]))
-    return f"{table}\n\nOn the CNN's long runs the traditional ones are {', '.join(LONG_RIVALS)} alone."
+    places = list(dict.fromkeys((block.task, block.steps) for block in BEYOND["default"]))
+    names = (DEFAULT, *BESIDE)
+    rows = [
+        [f"{task}, {steps:,}", *(cell(summary(results, task, steps, name)) for name in names)]
+        for task, steps in places
+    ]
+    parts = (
+        scorecard(results, DEFAULT, places),
+        f"On the CNN's long runs the traditional ones are {', '.join(LONG_RIVALS)} alone.",
+        _above_the_start(results, DEFAULT, places),
+        "The same weights beside others:",
+        markdown(["task, steps", *names], rows),
+    )
+    return "\n\n".join(parts)
+
+
+def _above_the_start(results: Results, optimizer: str, places: Iterable[tuple[str, int]]) -> str:
+    """How many runs ended above the loss that they began with."""
+    above, runs = [], 0
+    for task, steps in places:
+        if not (rows := reported(results, task, steps, optimizer)):
+            continue
+        starts = results.curves(rows)[:, 0]
+        count = sum(not row.final_loss <= start for row, start in zip(rows, starts, strict=True))
+        above += [f"{count} of {task} ({steps:,} steps)"] if count else []
+        runs += len(rows)
+    return (
+        f"Of {runs:,} runs of {optimizer} these ended above their first loss: {', '.join(above) or 'none'}."
+    )
 
 
 def workloads(results: Results, experiment: str) -> str:
