@@ -32,6 +32,7 @@ flags.DEFINE_list(
     [f"mnist-nn-{kind}-100" for kind in ("sigmoid", "relu", "elu")] + ["mnist-nn-sigmoid-2000", "sin_lstm"],
     "names of the catalog; what the file says of others stays there",
 )
+flags.DEFINE_string("weights", "rnnprop-quick", "a name or folder; a file of others' is begun anew")
 flags.DEFINE_integer("runs", 20, "runs of a task of 100 steps, seeds 0, 1, ...; longer ones get a quarter")
 flags.DEFINE_string("data_dir", None, "TFDS's folder")
 flags.DEFINE_string("out", "results/benchmarks/state_dtype.json", "where to write")
@@ -70,12 +71,13 @@ RULES = {"float32": RNNpropRule, "bfloat16": StoredInBfloat16, "int8 h, bfloat16
 
 
 def main(_: list[str]) -> None:
-    weights = pretrained.load(pretrained.DEFAULT)
+    weights = pretrained.load(FLAGS.weights)
     assert weights.rule == RNNpropRule(), "the rules here have the defaults of the hyperparameters"
     tasks: dict[str, Any] = {}
     if os.path.exists(FLAGS.out):
         with open(FLAGS.out) as file:
-            tasks = json.load(file)["tasks"]
+            before = json.load(file)
+        tasks = before["tasks"] if before["weights"] == FLAGS.weights else {}
     for name in FLAGS.tasks:
         task = catalog.task(name)
         problem = task.build(FLAGS.data_dir)
@@ -86,7 +88,7 @@ def main(_: list[str]) -> None:
             losses[title] = np.array([runner.run(task.steps, seed).final_loss for seed in seeds])
         tasks[name] = {"runs": len(seeds)} | {title: summary(losses, title) for title in RULES}
         print(name, tasks[name], flush=True)
-    write({"machine": machine(), "weights": pretrained.DEFAULT, "tasks": tasks}, FLAGS.out)
+    write({"machine": machine(), "weights": FLAGS.weights, "tasks": tasks}, FLAGS.out)
 
 
 def summary(losses: dict[str, np.ndarray], title: str) -> dict[str, float]:

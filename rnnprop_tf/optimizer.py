@@ -116,7 +116,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
         Example:
 
-        >>> optimizer = rnnprop_tf.RNNprop.from_pretrained("rnnprop-quick", weight_decay=1e-4)
+        >>> optimizer = rnnprop_tf.RNNprop.from_pretrained("rnnprop-1", weight_decay=1e-4)
         """
         found = pretrained.load(name_or_path)
         if not isinstance(found.rule, cls.rule_class):

@@ -7,7 +7,7 @@ Example, a training loop of your own, here on the distance to a point:
 
 >>> import tensorflow as tf
 >>> from rnnprop_tf import pretrained
->>> weights = pretrained.load("rnnprop-quick")
+>>> weights = pretrained.load("rnnprop-1")
 >>> target = tf.constant([1.0, -2.0, 0.5])
 >>> parameters = tf.zeros(3)
 >>> state = weights.rule.initial_state(weights.network, coordinates=3)

@@ -25,7 +25,7 @@ CONFIG = MetaTrainConfig(
     initial="rnnprop-quick",
     convex_dimension=0,
     steps=STEPS,
-    period=STEPS,
+    period=STEPS // 2,
     sample=0.5,
     iterations=12,
     learning_rate=3e-3,
@@ -54,34 +54,37 @@ def flat(gradient):
     return np.concatenate([np.ravel(g) for g in tf.nest.flatten(gradient)])
 
 
-def by_hand(start, teacher):
-    """The objective of a first period, step by step in NumPy, for the weights of `start`."""
-    carry, lstm = start.carry, start.carry.state.lstm
-    errors, targets = [], []
+def by_hand(start, teacher, lstm):
+    """The objective of a period step by step, the pupil's carry after it and the teacher's state."""
+    carry, shares, error_sum, target_sum, awake_sum = start.carry, [], 0.0, 0.0, 0
     for t in range(STEPS):
         batch = tf.nest.map_structure(lambda b: b[t], start.batches)  # noqa: B023
         _, gradient = unroll.loss_and_gradient(start.problem, carry.params, start.constants, batch)
-        seen, _ = start.rule.observe(carry.state.accumulators, gradient, carry.step + 1.0)
+        step = carry.step + 1.0
+        seen, _ = start.rule.observe(carry.state.accumulators, gradient, step)
         theirs, lstm = start.rule.respond(teacher.network, Observation(*seen), lstm)
-        ours, state = start.rule.update(start.network, carry.state, gradient, carry.step + 1.0)
-        carry = unroll.Carry(carry.params + 0.1 * ours, state, carry.step + 1.0)
-        targets.append(theirs.numpy() * (min(1.0, (t + 1) / teacher.warmup) if teacher.warmup else 1.0))
-        errors.append(ours.numpy() - targets[-1])
-        awake = np.count_nonzero(seen.awake)
-        errors[-1] = (errors[-1], awake)
-    shares = [np.sum(e**2) / (np.sum(d**2) + 1e-4 * n) for (e, n), d in zip(errors, targets, strict=True)]
-    missed = np.sum(sum(e for e, _ in errors) ** 2)
-    moved = np.sum(sum(targets) ** 2) + 1e-4 * sum(n for _, n in errors)
-    return np.log(np.mean(shares) + 1e-3) + np.log(missed / moved + 1e-3), carry
+        ours, state = start.rule.update(start.network, carry.state, gradient, step)
+        carry = unroll.Carry(carry.params + 0.1 * ours, state, step)
+        target = theirs.numpy() * (min(1.0, float(step) / teacher.warmup) if teacher.warmup else 1.0)
+        error, awake = ours.numpy() - target, np.count_nonzero(seen.awake)
+        shares.append(np.sum(error**2) / (np.sum(target**2) + 1e-4 * awake))
+        error_sum, target_sum, awake_sum = error_sum + error, target_sum + target, awake_sum + awake
+    by_period = np.sum(error_sum**2) / (np.sum(target_sum**2) + 1e-4 * awake_sum)
+    return np.log(np.mean(shares) + 1e-3) + np.log(by_period + 1e-3), carry, lstm
 
 
-@pytest.mark.parametrize("warmup", [0, 4, 100])
-def test_the_objective_is_how_far_the_pupil_is_from_the_teacher(warmup):
+@pytest.mark.parametrize("warmup", [0, 4, 9, 100])
+def test_the_objective_is_how_far_the_pupil_is_from_the_teacher_period_after_period(warmup):
     start, teacher = period_start(weights(3)), Teacher(weights(7), warmup)
-    expected, carry = by_hand(start, teacher)
-    period = imitated(start, teacher)
-    np.testing.assert_allclose(period.objective, expected, rtol=1e-4)
-    np.testing.assert_allclose(period.carry.params, carry.params, rtol=1e-4, atol=1e-6)  # the pupil's path
+    lesson, lstm = imitation.begin(start.problem, teacher, None, tf.constant([1, 2])), start.carry.state.lstm
+    for _ in range(2):
+        expected, carry, lstm = by_hand(start, teacher, lstm)
+        period = imitation.imitated(start, teacher, lesson)
+        np.testing.assert_allclose(period.objective, expected, rtol=1e-4)
+        np.testing.assert_allclose(
+            period.carry.params, carry.params, rtol=1e-4, atol=1e-6
+        )  # the pupil's path
+        start, lesson = start._replace(carry=period.carry), period.lesson
 
 
 def test_the_gradient_is_the_objectives():
@@ -120,6 +123,7 @@ def test_a_sample_is_of_the_same_coordinates_in_all_periods():
     for sampled, of_all in zip(
         tf.nest.flatten(period.lesson.lstm), tf.nest.flatten(whole.lesson.lstm), strict=True
     ):
+        assert np.abs(sampled).max() > 1e-3
         np.testing.assert_allclose(sampled, tf.gather(of_all, lesson.chosen, axis=-1), rtol=1e-4, atol=1e-6)
 
 
@@ -137,8 +141,12 @@ def test_meta_training_learns_the_warm_up_and_is_resumed_exactly():
 
 
 def test_what_cannot_be_imitated_is_told(tmp_path):
-    with pytest.raises(ValueError, match="teacher: expected none with doubling"):
-        dataclasses.replace(CONFIG, doubling=True)
+    for setting in ({"doubling": True}, {"plain_tape": True}, {"log_loss": True}, {"last_batches": 4}):
+        with pytest.raises(ValueError, match="teacher: expected none with doubling, plain_tape, log_loss"):
+            dataclasses.replace(CONFIG, **setting)
+    for setting in ({"convex_dimension": 3}, {"tasks": 2}):
+        with pytest.raises(ValueError, match=r"teacher: expected none with .*convex_dimension, tasks"):
+            dataclasses.replace(CONFIG, **setting)
     with pytest.raises(ValueError, match="teacher_warmup: expected 0 without a teacher"):
         dataclasses.replace(CONFIG, teacher="")
     with pytest.raises(ValueError, match="teacher_warmup: expected 0 or more"):
@@ -152,3 +160,19 @@ def test_what_cannot_be_imitated_is_told(tmp_path):
     )
     with pytest.raises(ValueError, match="teacher: expected weights of a RNNpropRule"):
         MetaTrainer(dataclasses.replace(CONFIG, teacher=str(tmp_path / "dm")))
+    slower = str(tmp_path / "slower")
+    pretrained.save(slower, coordinatewise.initial_weights(Architecture(), 0), RNNpropRule(), 0.01, {})
+    with pytest.raises(ValueError, match=r"with alpha 0.1. Received: .*slower, those of a .* with 0.01"):
+        MetaTrainer(dataclasses.replace(CONFIG, teacher=slower))
+
+
+def test_a_run_does_not_go_on_with_another_teacher(tmp_path):
+    folder = str(tmp_path / "teacher")
+    for seed in (0, 1):
+        pretrained.save(folder, coordinatewise.initial_weights(Architecture(), seed), RNNpropRule(), 0.1, {})
+        trainer = MetaTrainer(dataclasses.replace(CONFIG, teacher=folder))
+        if seed == 0:
+            saved = trainer.checkpoint()
+            trainer.restore(saved)
+    with pytest.raises(ValueError, match=r"teacher: .* holds other weights than when the run was started"):
+        trainer.restore(saved)

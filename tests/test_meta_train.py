@@ -324,7 +324,9 @@ def test_training_begins_with_given_weights_of_the_same_rule(tmp_path):
         MetaTrainer(config).weights(),
         pretrained.load("rnnprop-quick").network,
     )
-    message = r"initial: expected weights of a DMRule\(p=10.0\)\. Received: {}, those of a {}\("
+    message = (
+        r"initial: expected weights of a DMRule\(p=10.0\) with alpha 0.1\. Received: {}, those of a {}\("
+    )
     with pytest.raises(ValueError, match=message.format("rnnprop-quick", "RNNpropRule")):
         MetaTrainer(dataclasses.replace(config, rule="dm"))
     network = coordinatewise.initial_weights(Architecture(preprocess=(), lstm=(3,)), 0)

@@ -355,13 +355,14 @@ def test_tables_stand_beside_the_paper_s_numbers(paper_like):
 
 def test_the_default_weights_runs_are_compared_with_their_start(tmp_path):
     results = Results(str(tmp_path))
-    add(results, BASE, experiments.DEFAULT, [0.3, 2.4, np.nan])  # curves begin at 2.3
+    add(results, BASE, experiments.DEFAULT, [0.3, 2.4, 2.5, np.nan])  # curves begin at 2.3
     add(results, BASE, experiments.PEER, [0.5, 0.5])
     text = tables.default(results)
-    assert f"Of 3 runs of {experiments.DEFAULT} these ended above their first loss: 2 of {BASE} (100" in text
+    assert f"Of 4 runs of {experiments.DEFAULT} these" in text
+    assert f"ended more than 5% above their first loss: 2 of {BASE} (100 steps)." in text
     assert f"| {BASE}, 100 | nan [nan, nan] | not run | not run | 0.5 [0.5, 0.5] |" in text
     change(results, BASE, experiments.DEFAULT, 0.3)
-    assert "these ended above their first loss: none." in tables.default(results)
+    assert "above their first loss: none." in tables.default(results)
 
 
 def test_drawing_reads_files_only_and_says_what_is_missing(paper_like, tmp_path, monkeypatch, capsys):

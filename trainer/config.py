@@ -38,7 +38,9 @@ class MetaTrainConfig:
     )
     initial: str = _setting("", "weights to begin with, a name or folder; fresh ones by default")
     teacher: str = _setting(
-        "", "weights whose steps to imitate, a name or folder, in place of making the loss small"
+        "",
+        "weights whose steps to imitate, a name or folder, in place of making the loss small; the loss shown "
+        "is then the sum of two logarithms of relative squared errors, of the steps and of their sums",
     )
     teacher_warmup: int = _setting(
         0, "steps over which what is imitated rises to the teacher's full step, along a line; 0 for none"
@@ -107,8 +109,11 @@ class MetaTrainConfig:
         self._expect(self.steps % self.period == 0, "steps", f"a multiple of the period, {self.period}")
         last = self.loss_weights == "last" and not self.plain_tape
         self._expect(last or not self.doubling, "doubling", "the loss weights last, and no plain tape")
-        plain = not (self.doubling or self.plain_tape)
-        self._expect(plain or not self.teacher, "teacher", "none with doubling or a plain tape")
+        others = ("doubling", "plain_tape", "log_loss", "convex_dimension")
+        alone = not any(getattr(self, name) for name in others) and self.tasks == self.last_batches == 1
+        self._expect(
+            alone or not self.teacher, "teacher", f"none with {', '.join(others)}, tasks or last_batches"
+        )
         self._expect(bool(self.teacher) or not self.teacher_warmup, "teacher_warmup", "0 without a teacher")
         longest = min(entry.longest for entry in self.entries)
         self._expect(longest >= self.steps, "task", f"NAME or NAME:STEPS with {self.steps} steps or more")

@@ -1,6 +1,6 @@
 """Runs optimizers on tasks and writes every run down.
 
-    python -m trainer.evaluate --tasks=mnist-nn-sigmoid-100 --optimizers=rnnprop-quick,adam --runs=20
+    python -m trainer.evaluate --tasks=mnist-nn-sigmoid-100 --optimizers=rnnprop-1,adam --runs=20
     --out=results/mine
 
 Runs that the folder already holds are not made again. Prints a table of mean final losses.

@@ -1,8 +1,8 @@
 """Imitation: a rule's weights learn the steps that other weights would make, smaller ones at first.
 
 The pupil optimizes; at each step the teacher sees what the pupil's network sees and says what it would do. No
-gradient of the problem is part of it, so dead units and exploding losses do no harm, and what is learned is
-a matter of single coordinates: a few of an episode's are enough.
+meta-gradient through the problem is needed, so a jump that kills a network is unlearned as easily as any
+other; and it is a matter of single coordinates, which all weigh alike, so a few of an episode's are enough.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Teacher(NamedTuple):
     network: Network
     """The weights, of the same rule."""
     warmup: int
-    """Its direction at step t, from 1 on, is multiplied by min(1, t / warmup); 0 leaves it as it is."""
+    """Its direction at step t of the run, whenever a coordinate had its first gradient, is multiplied by
+    min(1, t / warmup); 0 leaves it as it is."""
 
 
 class Lesson(NamedTuple):

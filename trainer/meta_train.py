@@ -164,11 +164,18 @@ class MetaTrainer:
         network = self._shipped_or_saved("teacher", config.teacher)
         return imitation.Teacher(tf.nest.map_structure(tf.constant, network), config.teacher_warmup)
 
+    def _teacher_digest(self) -> int | None:
+        if self._teacher is None:
+            return None
+        return zlib.crc32(b"".join(w.numpy().tobytes() for w in tf.nest.flatten(self._teacher.network)))
+
     def _shipped_or_saved(self, setting: str, name: str) -> Network:
+        """Weights of this run's rule and learning rate; with others they would not be what they were."""
         found = pretrained.load(name)
-        if found.rule != self.rule:  # with other hyperparameters they would not be what they were trained as
+        if (found.rule, found.learning_rate) != (self.rule, self.config.alpha):
             raise ValueError(
-                f"{setting}: expected weights of a {self.rule}. Received: {name}, those of a {found.rule}"
+                f"{setting}: expected weights of a {self.rule} with alpha {self.config.alpha}. "
+                f"Received: {name}, those of a {found.rule} with {found.learning_rate}"
             )
         return found.network
 
@@ -378,6 +385,7 @@ class MetaTrainer:
             "block_losses": self.block_losses,
             "skipped_updates": self.skipped_updates,
             "config": self.config.as_dict(),
+            "teacher": self._teacher_digest(),
         }
         return Checkpoint(tensors, record)
 
@@ -389,6 +397,11 @@ class MetaTrainer:
         """
         # Through the config class, so that a setting younger than the checkpoint has its default.
         _check_continues(self.config, MetaTrainConfig(**saved.record["config"]))
+        if saved.record.get("teacher") != self._teacher_digest():
+            raise ValueError(
+                f"teacher: {self.config.teacher} holds other weights than when the run was started. "
+                "Put those back, or name another folder for a new run."
+            )
         for name, variable in coordinatewise.to_tensors(self.network).items():
             variable.assign(saved.tensors[f"network.{name}"])
         for k, variable in enumerate(self._outer.variables):

@@ -7,7 +7,8 @@
 
 Two steps: runs are computed into the folder's files, those that are there are not made again, so an
 interrupted computation goes on where it stopped; then RESULTS.md and the pictures are made from the files.
-Weights that do not ship (those of Table 4 and the replicates) are looked for in FOLDER/weights. A
+Weights that do not ship are looked for in FOLDER/weights: those of Table 4, the replicates, and the peer's
+(`python -m trainer.convert --weights=vita_rnnprop_cl_il.npz --out=FOLDER/weights/vita-rnnprop-cl-il`). A
 FOLDER/NOTES.md becomes a part of RESULTS.md.
 """
 

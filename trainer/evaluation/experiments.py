@@ -38,7 +38,7 @@ LONG_TASKS = (RELU, DEPTHS[2], CNNS[0])
 LONG_RIVALS = ("momentum", "rmsprop", "adam")
 """Of the default weights on a CNN for so long, where a run takes minutes."""
 PEER = "vita-rnnprop-cl-il"
-"""The best RNNprop weights of others, VITA-Group/L2O-Training-Techniques', read by `trainer.convert`."""
+"""RNNprop weights of others, VITA-Group/L2O-Training-Techniques', read by `trainer.convert`."""
 BESIDE = (ADAM_DEFAULT, RNNPROP, PEER)
 """Others that the default weights are shown beside, on the 22 tasks and on longer runs."""
 RIVALS = (ADAM_DEFAULT, "adam", ADAMW_COSINE)

@@ -57,6 +57,10 @@ TIE = 0.01
 """Means that differ by less than this share are called tied, whatever their intervals."""
 
 
+ABOVE = 1.05
+"""A run ends above its start from this ratio on: the start is one batch's loss, the end a mean over many."""
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -214,18 +218,18 @@ def default(results: Results) -> str:
 
 
 def _above_the_start(results: Results, optimizer: str, places: Iterable[tuple[str, int]]) -> str:
-    """How many runs ended above the loss that they began with."""
+    """How many runs ended well above the loss of their first batch."""
     above, runs = [], 0
     for task, steps in places:
         if not (rows := reported(results, task, steps, optimizer)):
             continue
         starts = results.curves(rows)[:, 0]
-        count = sum(not row.final_loss <= start for row, start in zip(rows, starts, strict=True))
+        ends = [row.final_loss for row in rows]
+        count = sum(not end <= ABOVE * start for end, start in zip(ends, starts, strict=True))
         above += [f"{count} of {task} ({steps:,} steps)"] if count else []
         runs += len(rows)
-    return (
-        f"Of {runs:,} runs of {optimizer} these ended above their first loss: {', '.join(above) or 'none'}."
-    )
+    share, listed = f"{ABOVE - 1:.0%}", ", ".join(above) or "none"
+    return f"Of {runs:,} runs of {optimizer} these ended more than {share} above their first loss: {listed}."
 
 
 def workloads(results: Results, experiment: str) -> str:
