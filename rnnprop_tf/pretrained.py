@@ -96,7 +96,7 @@ def list_pretrained() -> list[str]:
     Example:
 
     >>> rnnprop_tf.list_pretrained()
-    ['dm-paper', 'rnnprop-1', 'rnnprop-paper', 'rnnprop-quick']
+    ['dm-paper', 'rnnprop-1', 'rnnprop-paper', 'rnnprop-paper-no-convex', 'rnnprop-quick']
     """
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
