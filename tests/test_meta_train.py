@@ -369,8 +369,8 @@ def test_a_meta_gradient_that_is_not_finite_changes_nothing_and_is_counted(plain
     begin = trainer._begin
 
     def poisoned(problem, iteration):
-        carry, constants = begin(problem, iteration)
-        return Carry(carry.params * bad, carry.state, carry.step), constants
+        carry, *rest = begin(problem, iteration)
+        return Carry(carry.params * bad, carry.state, carry.step), *rest
 
     with mock.patch.object(trainer, "_begin", poisoned):
         assert not np.isfinite(trainer.train_episode())
