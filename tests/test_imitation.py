@@ -81,9 +81,8 @@ def test_the_objective_is_how_far_the_pupil_is_from_the_teacher_period_after_per
         expected, carry, lstm = by_hand(start, teacher, lstm)
         period = imitation.imitated(start, teacher, lesson)
         np.testing.assert_allclose(period.objective, expected, rtol=1e-4)
-        np.testing.assert_allclose(
-            period.carry.params, carry.params, rtol=1e-4, atol=1e-6
-        )  # the pupil's path
+        # The pupil's path.
+        np.testing.assert_allclose(period.carry.params, carry.params, rtol=1e-4, atol=1e-6)
         start, lesson = start._replace(carry=period.carry), period.lesson
 
 

@@ -186,6 +186,17 @@ MIXTURE = (
     "digits-lstm-l2-b32-100:800",
 )
 
+ON_MIXTURE: dict[str, Any] = {
+    "task": ",".join(MIXTURE),
+    "initial": "rnnprop-quick",
+    "mixed_scaling": True,
+    "convex_dimension": 0,
+    "steps": 100,
+    "sample": 0.1,
+    "cosine_decay": True,
+    "clipnorm": 1.0,
+}
+
 PRESETS: dict[str, MetaTrainConfig] = {
     # The paper's recipe to the letter, but for the backward pass on a sample of the coordinates.
     "paper-rnnprop": PAPER_RNNPROP,
@@ -202,40 +213,26 @@ PRESETS: dict[str, MetaTrainConfig] = {
     # Many small problems, and episodes of up to 3,200 steps.
     "mixture": dataclasses.replace(
         PAPER_RNNPROP,
-        task=",".join(MIXTURE),
-        initial="rnnprop-quick",
-        mixed_scaling=True,
-        convex_dimension=0,
-        steps=100,
+        **ON_MIXTURE,
         longest=3_200,
         period=20,
         doubling=True,
         log_loss=True,
         last_batches=8,
-        sample=0.1,
         iterations=6_000,
         learning_rate=3e-4,
-        cosine_decay=True,
-        clipnorm=1.0,
         checkpoint_every=250,
     ),
     # The steps of rnnprop-quick, but small ones at first.
     "rnnprop-1": dataclasses.replace(
         PAPER_RNNPROP,
-        task=",".join(MIXTURE),
-        initial="rnnprop-quick",
+        **ON_MIXTURE,
         teacher="rnnprop-quick",
         teacher_warmup=30,
-        mixed_scaling=True,
-        convex_dimension=0,
-        steps=100,
         longest=1_600,
         period=50,
-        sample=0.1,
         iterations=1_000,
         learning_rate=1e-3,
-        cosine_decay=True,
-        clipnorm=1.0,
         checkpoint_every=100,
     ),
     # What `make demo` does in two minutes.

@@ -14,9 +14,10 @@ import tensorflow as tf
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import LSTMState, Network
 from rnnprop_tf.rule import Observation, Rule
+from trainer import meta_gradient
 from trainer.meta_gradient import PeriodStart
 from trainer.problems.base import Problem, Seed
-from trainer.unroll import Carry, unroll
+from trainer.unroll import Carry
 
 FLOOR = 1e-3
 """Squared relative errors far below it do not count."""
@@ -79,33 +80,24 @@ def imitated(start: PeriodStart, teacher: Teacher, lesson: Lesson) -> Period:
     directions teach each step; those of their sums, where a parameter ends up: a small error that always
     points the same way matters more than a large one that does not.
     """
-    problem, rule, network, alpha, objective, carry, constants, batches = start
-
-    @tf.function(jit_compile=problem.compiles_well or None, autograph=False)
-    def forward(network: Network, carry: Carry, constants: Any, batches: Any) -> tuple[Carry, Observation]:
-        after, met = unroll(
-            problem, rule, network, alpha, carry, constants, batches, objective.steps, record=True
-        )
-        assert met.observations is not None  # recorded
-        return after, met.observations
+    rule, steps = start.rule, start.objective.steps
 
     @tf.function(jit_compile=True, autograph=False)
     def compare(network: Network, seen: Observation, *states: Any) -> tuple[Any, ...]:
         own, others, step = states
         targets, others = _directions(rule, teacher.network, seen, others)
         if teacher.warmup:
-            steps = step + 1.0 + tf.range(objective.steps, dtype=targets.dtype)
-            targets *= tf.minimum(1.0, steps / teacher.warmup)[:, None]
+            numbers = step + 1.0 + tf.range(steps, dtype=targets.dtype)
+            targets *= tf.minimum(1.0, numbers / teacher.warmup)[:, None]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(network)
             directions, _ = _directions(rule, network, seen, own)
             value = _error(directions, targets, seen.awake)
         return value, tape.gradient(value, network), others
 
-    after, observations = forward(network, carry, constants, batches)
-    at_chosen = lambda tensor: tf.gather(tensor, lesson.chosen, axis=-1)  # noqa: E731
-    seen, own = tf.nest.map_structure(at_chosen, (observations, carry.state.lstm))
-    value, gradient, others = compare(network, seen, own, lesson.lstm, carry.step)
+    after, recorded = meta_gradient.record(start)
+    own, seen = meta_gradient.at_coordinates(recorded, lesson.chosen)
+    value, gradient, others = compare(start.network, seen, own, lesson.lstm, start.carry.step)
     return Period(after, Lesson(lesson.chosen, others), value, gradient)
 
 

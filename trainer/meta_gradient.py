@@ -227,7 +227,7 @@ def replay_window(
     total = tf.nest.map_structure(tf.zeros_like, network)
     later: Any = None
     for period in reversed(recorded):
-        lstm, observations = _chosen(period, chosen)
+        lstm, observations = at_coordinates(period, chosen)
         if later is None:
             later = tf.nest.map_structure(tf.zeros_like, lstm)
         by_step = tf.repeat(sensitivity[None], observations.awake.shape[0], axis=0)
@@ -237,7 +237,8 @@ def replay_window(
 
 
 @tf.function(autograph=False)
-def _chosen(period: Recorded, chosen: tf.Tensor) -> Recorded:
+def at_coordinates(period: Recorded, chosen: tf.Tensor) -> Recorded:
+    """What was recorded of these coordinates, [K], alone."""
     return tf.nest.map_structure(lambda tensor: tf.gather(tensor, chosen, axis=-1), period)
 
 
