@@ -353,6 +353,24 @@ def test_tables_stand_beside_the_paper_s_numbers(paper_like):
     assert "not run" not in score
 
 
+def test_the_table_of_all_has_medians_too(tmp_path):
+    results = Results(str(tmp_path))
+    add(results, BASE, "adam", [0.1, 0.2, 0.6])
+    row = next(line for line in tables.everything(results).splitlines() if BASE in line)
+    assert re.search(r"\| 0\.3 \[0\.1, 0\.6\]; 0\.2 \|$", row)
+
+
+def test_replicates_show_the_spread_between_meta_training_seeds(tmp_path):
+    results = Results(str(tmp_path))
+    add(results, BASE, "adam", [0.3, 0.3])
+    for seed, loss in zip(experiments.REPLICATE_SEEDS, (0.1, 0.2, 0.6), strict=True):
+        add(results, BASE, experiments.replicate(RNNPROP, seed), [loss, loss])
+    add(results, BASE, experiments.replicate(DM, 0), [0.1, 0.1])
+    table = tables.replicates(results)
+    assert f"| {BASE}, 100 steps | 0.3 | 0.3 ± 0.2646 (0.1, 0.2, 0.6) | not run, not run, not run |" in table
+    assert "adam: 2 won, 0 tied, 1 lost; dm-paper: 0 won, 1 tied, 0 lost;" in table
+
+
 def test_the_default_weights_runs_are_compared_with_their_start(tmp_path):
     results = Results(str(tmp_path))
     add(results, BASE, experiments.DEFAULT, [0.3, 2.4, 2.5, np.nan])  # curves begin at 2.3

@@ -19,6 +19,7 @@ from trainer.evaluation.experiments import (
     LEARNED,
     LONG_RIVALS,
     NO_CONVEX,
+    NO_SCALING,
     RELU,
     REPLICATE_SEEDS,
     REPLICATED,
@@ -165,38 +166,66 @@ def scorecard(
     return f"{table}\n\n{_count(ratios, verdicts)}" if any(map(math.isfinite, ratios)) else table
 
 
+def _tally(verdicts: Sequence[str]) -> str:
+    return ", ".join(f"{verdicts.count(one)} {one}" for one in ("won", "tied", "lost"))
+
+
 def _count(ratios: Sequence[float], verdicts: Sequence[str]) -> str:
-    counts = ", ".join(f"{verdicts.count(one)} {one}" for one in ("won", "tied", "lost"))
     finite = [ratio for ratio in ratios if math.isfinite(ratio) and ratio > 0]
-    text = (
-        f"{counts}. Ratios: geometric mean {math.exp(np.mean(np.log(finite))):.3f}, worst {max(finite):.3f}"
-    )
+    mean, worst = math.exp(np.mean(np.log(finite))), max(finite)
+    text = f"{_tally(verdicts)}. Ratios: geometric mean {mean:.3f}, worst {worst:.3f}"
     others = len(ratios) - len(finite)
     return f"{text}; {others} not finite." if others else f"{text}."
 
 
 def everything(results: Results) -> str:
-    """Mean final losses of all optimizers on all tasks."""
+    """Final losses of all optimizers on all tasks."""
     names = LEARNED + TRADITIONAL
     rows = []
     for task, steps in STEPS.items():
         found = [summary(results, task, steps, name) for name in names]
-        rows.append([task, *("" if one is None else number(one.mean) for one in found)])
-    return markdown(["task", *names], rows)
+        rows.append([task, *("" if one is None else f"{cell(one)}; {number(one.median)}" for one in found)])
+    return f"Mean, its interval; median:\n\n{markdown(['task', *names], rows)}"
 
 
 def replicates(results: Results) -> str:
-    """Mean final losses of three meta-training seeds at the smaller budget, and the spread between seeds."""
+    """Final losses of three meta-training seeds at the smaller budget, and the spread between seeds."""
     tasks = [*((task, 100) for task in ACTIVATIONS), (RELU, experiments.FIGURE_9_STEPS)]
     rows = []
     for task, steps in tasks:
         adam = summary(results, task, steps, "adam")
         row = [f"{task}, {steps:,} steps", "" if adam is None else number(adam.mean)]
         for name in REPLICATED:
-            found = [summary(results, task, steps, replicate(name, seed)) for seed in REPLICATE_SEEDS]
-            row.append(", ".join("not run" if one is None else number(one.mean) for one in found))
+            row.append(_spread([summary(results, task, steps, replicate(name, k)) for k in REPLICATE_SEEDS]))
         rows.append(row)
-    return markdown(["task", "adam", *REPLICATED], rows)
+    preface = "Over meta-training seeds: mean ± standard deviation (each one's mean final loss)."
+    pairs = "; ".join(f"{rival}: {_pairs(results, tasks, rival)}" for rival in ("adam", DM, NO_SCALING))
+    return (
+        f"{preface}\n\n{markdown(['task', 'adam', *REPLICATED], rows)}\n\n"
+        f"{RNNPROP} against, by seed and task: {pairs}."
+    )
+
+
+def _pairs(results: Results, tasks: Iterable[tuple[str, int]], rival: str) -> str:
+    """How often RNNprop won, tied and lost against Adam or another of the same meta-training seed."""
+    verdicts = []
+    for task, steps in tasks:
+        for seed in REPLICATE_SEEDS:
+            name = rival if rival in TRADITIONAL else replicate(rival, seed)
+            ours = summary(results, task, steps, replicate(RNNPROP, seed))
+            theirs = summary(results, task, steps, name)
+            if ours is not None and theirs is not None:
+                verdicts.append(verdict(ours, theirs))
+    return _tally(verdicts)
+
+
+def _spread(found: Sequence[Summary | None]) -> str:
+    """Mean and standard deviation over meta-training seeds, and each one's mean final loss."""
+    each = ", ".join("not run" if one is None else number(one.mean) for one in found)
+    means = [one.mean for one in found if one is not None]
+    if len(means) < len(found):
+        return each
+    return f"{number(float(np.mean(means)))} ± {number(float(np.std(means, ddof=1)))} ({each})"
 
 
 def default(results: Results) -> str:
