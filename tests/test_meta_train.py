@@ -714,6 +714,7 @@ def test_presets_are_the_paper_s_where_they_say_so():
     dm = preset("paper-dm")
     assert (dm.rule, dm.scaling, dm.convex_dimension, dm.loss_weights) == ("dm", 0, 0, "mean")
     assert dm.select == "validation"
+    assert preset("paper-dm-tricks").select == "train"  # section 5.5: as RNNprop
     with pytest.raises(ValueError, match=r"No preset named 'mine'. Expected one of paper-rnnprop, "):
         preset("mine")
 

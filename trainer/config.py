@@ -205,7 +205,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
     ),
     "paper-rnnprop-no-convex": dataclasses.replace(PAPER_RNNPROP, convex_dimension=0),
     "paper-dm": PAPER_DM,
-    "paper-dm-tricks": dataclasses.replace(PAPER_DM, scaling=3.0, convex_dimension=20),
+    "paper-dm-tricks": dataclasses.replace(PAPER_DM, scaling=3.0, convex_dimension=20, select="train"),
     # The smaller, equal budget at which several seeds are compared.
     "quick-rnnprop": dataclasses.replace(PAPER_RNNPROP, **QUICK),
     "quick-rnnprop-no-scaling": dataclasses.replace(PAPER_RNNPROP, **QUICK, scaling=0.0, convex_scaling=0.0),

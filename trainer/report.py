@@ -7,9 +7,9 @@
 
 Two steps: runs are computed into the folder's files, those that are there are not made again, so an
 interrupted computation goes on where it stopped; then RESULTS.md and the pictures are made from the files.
-Weights that do not ship are looked for in FOLDER/weights: those of Table 4, the replicates, and the peer's
-(`python -m trainer.convert --weights=vita_rnnprop_cl_il.npz --out=FOLDER/weights/vita-rnnprop-cl-il`). A
-FOLDER/NOTES.md becomes a part of RESULTS.md.
+Weights that do not ship are looked for in FOLDER/weights, then in --weights: those of Table 4, the
+replicates, and the peer's (`python -m trainer.convert --weights=vita_rnnprop_cl_il.npz
+--out=FOLDER/weights/vita-rnnprop-cl-il`). A FOLDER/NOTES.md becomes a part of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from absl import flags
 
 from trainer import commands, files
 from trainer.evaluation import plots, response, schedule, tables
-from trainer.evaluation.claims import CLAIMS, check
+from trainer.evaluation.claims import CLAIMS, COMPARABLE, FAILURE, UNTRAINED, check
 from trainer.evaluation.experiments import BASE, DEFAULT, EXPERIMENTS, PAPER, RNNPROP, blocks
 from trainer.evaluation.results import TUNING_SEED, Results
 from trainer.evaluation.summary import reported
 
+WEIGHTS = "weights"
 RESPONSE = "learned-update.npz"
 DOCUMENT = "RESULTS.md"
 NOTES = "NOTES.md"
@@ -66,6 +67,7 @@ def compute(
     optimizers: Sequence[str],
     quick: bool,
     folder: str,
+    weights_dir: str,
     data_dir: str | None,
     jobs: int,
 ) -> None:
@@ -77,13 +79,14 @@ def compute(
             f"No optimizer {unknown} in these experiments. Expected some of {sorted(set(wanted))}."
         )
     wanted = [name for name in wanted if name in optimizers or not optimizers]
-    entrants = schedule.find(wanted, folder)
+    places = [os.path.join(folder, WEIGHTS), weights_dir]
+    entrants = schedule.find(wanted, places)
     if absent := sorted(set(wanted) - set(entrants)):
-        where = os.path.join(folder, schedule.WEIGHTS)
-        print(f"Left out, as neither shipped nor in {where}: {', '.join(absent)}")
+        print(f"Left out, as neither shipped nor in {' or '.join(places)}: {', '.join(absent)}")
     results = Results(folder, adding=True)
-    hours = sum(schedule.cost(block, entrants, results) for block in todo) / 3600
-    print(f"{len(todo)} tasks, about {hours:.1f} core-hours to compute, {jobs} at once.", flush=True)
+    hours = schedule.cost(todo, entrants, results) / 3600
+    tasks = len({(block.task, block.steps) for block in todo})
+    print(f"{tasks} tasks, about {hours:.1f} core-hours to compute, {jobs} at once.", flush=True)
     schedule.run(todo, entrants, results, data_dir, jobs)
     if RNNPROP in entrants and any(block.task == BASE for block in todo):
         weights = entrants[RNNPROP].weights
@@ -100,7 +103,7 @@ def draw(folder: str) -> None:
     notes = os.path.join(folder, NOTES)
     if os.path.exists(notes):
         parts.append(files.read(notes).decode().strip())
-    parts += ["## Claims of the paper", _claims(results)]
+    parts += ["## Claims of the paper", _RULES, _claims(results)]
     places = {(row.task, row.steps, row.optimizer) for row in results.rows}
     for name, made_from in EXPERIMENTS.items():
         if not any((b.task, b.steps, one) in places for b in made_from for one in b.optimizers):
@@ -118,7 +121,7 @@ def draw(folder: str) -> None:
     if os.path.exists(map_file):
         picture = plots.png(plots.learned_update(files.read(map_file)))
         files.write_atomically(os.path.join(folder, "learned-update.png"), picture)
-        parts += ["## What was learned", "![The learned update](learned-update.png)"]
+        parts += ["## What was learned", _LEARNED_UPDATE, "![The learned update](learned-update.png)"]
     files.write_atomically(os.path.join(folder, DOCUMENT), "\n\n".join(parts).encode() + b"\n")
     print(f"Wrote {os.path.join(folder, DOCUMENT)}.")
 
@@ -128,13 +131,30 @@ def _preface(results: Results) -> str:
     return (
         "# Results\n\n"
         "Made by `python -m trainer.report`; each section names its own command. Final loss: the mean, over "
-        "all batches met, at the final parameters (section 5). Numbers are means over runs with their 95 % "
-        "bootstrap intervals, which for five runs or fewer are too narrow; no run is left out. Traditional "
+        "all batches met, at the final parameters (section 5). Numbers are means over runs, with their 95 % "
+        "bootstrap intervals in brackets, which for ten runs or fewer are too narrow, and medians; no run is "
+        "left out. Traditional "
         "optimizers are Keras's, the learning rate tuned for each task on the sqrt(2) grid (with `--quick`, "
         "on every fourth rate of it). Reported runs have the seeds 0, 1, ..., tuning runs those from "
         f"{TUNING_SEED:,} on. "
         f"{len(results.rows):,} runs in all, {hours:.1f} hours by the sum of their seconds."
     )
+
+
+_RULES = (
+    f"Of two optimizers on a task one has *won* and the other *lost* unless they are *tied*: means within "
+    f"{tables.TIE:.0%}, or the 95 % bootstrap interval of the difference, in pairs of equal seeds, holds 0. "
+    "The best traditional optimizer is the one of the lowest mean of the reported runs, which favours it. "
+    f"*Comparable* is a loss up to {COMPARABLE} times the best traditional one's; an optimizer *fails* above "
+    f"{FAILURE} times that, or where a classifier's loss stays above {UNTRAINED} (equal answers have ln 10 = "
+    "2.303). Ratios are those of means. A claim of several tasks that holds on some *holds in part*."
+)
+_LEARNED_UPDATE = (
+    f"The direction of `{RNNPROP}` by m~ and g~, in the state of a first step (where only the two points "
+    f"with dots can occur) and, as a mean over coordinates, in those after {response.STEPS_OF_USE} steps of "
+    "the base MLP; beside it those of Adam and RMSprop. A computation that includes the base MLP for 100 "
+    "steps writes the file, as that of `--experiments=table2` does."
+)
 
 
 def _claims(results: Results) -> str:
@@ -149,12 +169,14 @@ def _made_from(name: str, results: Results) -> str:
         for block in EXPERIMENTS[name]
         for optimizer in block.optimizers
     }
-    runs = " or ".join(map(str, sorted(counts - {0}))) or "no"
+    runs = " or ".join(f"{n} (seeds 0 to {n - 1})" for n in sorted(counts - {0}))
+    tuning = " or ".join(map(str, sorted({block.tuning_runs for block in EXPERIMENTS[name]})))
     places = {(block.task, block.steps) for block in EXPERIMENTS[name]}
     hours = sum(row.seconds for row in results.rows if (row.task, row.steps) in places) / 3600
     return (
-        f"`python -m trainer.report --experiments={name} --out=...`: {runs} runs of each optimizer; "
-        f"runs on these tasks took {hours:.1f} hours in all, tuning included."
+        f"`python -m trainer.report --experiments={name} --out=...`: {runs} runs of each optimizer; learning "
+        f"rates tuned on {tuning} (seeds from {TUNING_SEED:,}); runs on these tasks took {hours:.1f} hours "
+        "in all, tuning included."
     )
 
 
@@ -167,7 +189,7 @@ def main(_: list[str]) -> None:
                 f"No experiment named {unknown}. Expected paper, or among {', '.join(EXPERIMENTS)}."
             )
         if FLAGS.compute:
-            compute(names, FLAGS.optimizers, FLAGS.quick, folder, FLAGS.data_dir, FLAGS.jobs)
+            compute(names, FLAGS.optimizers, FLAGS.quick, folder, FLAGS.weights, FLAGS.data_dir, FLAGS.jobs)
         draw(folder)
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(str(error)) from error
@@ -185,5 +207,8 @@ if __name__ == "__main__":
     flags.DEFINE_bool("quick", False, "two runs of each and a coarse tuning, to see it all in minutes")
     flags.DEFINE_integer("jobs", os.cpu_count() or 1, "tasks computed at once", lower_bound=1)
     flags.DEFINE_string("out", None, "folder of the runs, the tables and the figures", required=True)
+    flags.DEFINE_string(
+        "weights", os.path.join("results", "paper", WEIGHTS), "folder of weights that do not ship"
+    )
     flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
     commands.run(main)

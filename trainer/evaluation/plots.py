@@ -21,6 +21,7 @@ from trainer.evaluation.experiments import (
     DEPTHS,
     DM,
     DM_TRICKS,
+    FIGURE_9,
     FIGURE_9_STEPS,
     NO_CONVEX,
     NO_SCALING,
@@ -32,7 +33,6 @@ from trainer.evaluation.experiments import (
 )
 from trainer.evaluation.results import Results
 from trainer.evaluation.summary import reported, summary, tuning
-from trainer.evaluation.tables import best_traditional
 from trainer.problems.catalog import PAPER_TASKS
 
 COLOURS: Mapping[str, str] = {
@@ -41,6 +41,8 @@ COLOURS: Mapping[str, str] = {
     NO_SCALING: "tab:orange",
     NO_CONVEX: "tab:pink",
     DM_TRICKS: "tab:gray",
+    FIGURE_9[0]: "tab:red",
+    FIGURE_9[2]: "tab:pink",
     "adam": "tab:blue",
     "rmsprop": "tab:green",
     "adagrad": "tab:purple",
@@ -68,15 +70,17 @@ def _curves(axes: Axes, results: Results, task: str, optimizers: Sequence[str], 
         axes.plot(x, curve, label=label, color=COLOURS[name], lw=1.6 if name not in TRADITIONAL else 0.9)
         start, highest = max(start, float(curve[0])), max(highest, float(np.nanmax(curve)))
     # The scale first: limits taken on a linear axis reach below zero.
-    axes.set(title=task, xlabel="step", ylabel="loss", yscale="log")
+    axes.set(title=f"{task}, {steps:,} steps", xlabel="step", ylabel="loss", yscale="log")
     if highest > CEILING * start:
         axes.set_ylim(top=CEILING * start)
     if axes.lines:
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=6, loc="upper right")
 
 
 def _panels(results: Results, tasks: Sequence[str]) -> Figure:
-    figure, grid = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.4), squeeze=False)
+    figure, grid = plt.subplots(
+        1, len(tasks), figsize=(4.2 * len(tasks), 3.4), squeeze=False, layout="constrained"
+    )
     for axes, task in zip(grid[0], tasks, strict=True):
         _curves(axes, results, task, (RNNPROP, DM, *TRADITIONAL))
     return figure
@@ -99,19 +103,12 @@ def figure3(results: Results) -> Figure:
 def figure6(results: Results) -> Figure:
     """Final loss by the number of hidden layers."""
     figure, axes = plt.subplots(figsize=(5, 3.6))
-    for name in (RNNPROP, DM, "best traditional"):
-        points = []
-        for depth, task in DEPTHS.items():
-            steps = PAPER_TASKS[task].steps
-            best = best_traditional(results, task, steps)
-            found = summary(results, task, steps, name) if name in COLOURS else best and best[1]
-            if found:
-                points.append((depth, *found.interval))
-        if points:
+    for name in (RNNPROP, DM, "adam"):
+        found = {d: summary(results, task, PAPER_TASKS[task].steps, name) for d, task in DEPTHS.items()}
+        if points := [(depth, *one.interval) for depth, one in found.items() if one]:
             depth, mean, low, high = np.array(points).T
-            colour = COLOURS.get(name, "tab:blue")
-            axes.plot(depth, mean, "o-", ms=3, label=name, color=colour)
-            axes.fill_between(depth, low, high, alpha=0.3, color=colour)
+            axes.plot(depth, mean, "o-", ms=3, label=name, color=COLOURS[name])
+            axes.fill_between(depth, low, high, alpha=0.3, color=COLOURS[name])
     axes.set(xlabel="hidden layers", ylabel="final loss after 100 steps", ylim=(0, 3.0))
     axes.legend(fontsize=7)
     return figure
@@ -120,15 +117,18 @@ def figure6(results: Results) -> Figure:
 def figure9(results: Results) -> Figure:
     """The controls on ReLU for 1,000 steps."""
     figure, axes = plt.subplots(figsize=(5, 3.6))
-    _curves(axes, results, RELU, (RNNPROP, NO_SCALING, DM, DM_TRICKS), FIGURE_9_STEPS)
+    _curves(axes, results, RELU, FIGURE_9, FIGURE_9_STEPS)
     return figure
 
 
 def learned_update(npz: bytes) -> Figure:
-    """The direction by m~ and g~: RNNprop's fresh and used, Adam's and RMSprop's in the same terms."""
+    """The direction by m~ and g~: RNNprop's fresh and used, Adam's and RMSprop's in the same terms.
+
+    Dots: all that a first step can meet.
+    """
     with np.load(io.BytesIO(npz)) as maps:
-        axis, fresh, used = maps["axis"], maps["fresh"], maps["used"]
-    m, g = np.meshgrid(axis, axis, indexing="ij")
+        m_axis, g_axis, fresh, used = (maps[name] for name in ("m", "g", "fresh", "used"))
+    m, g = np.meshgrid(m_axis, g_axis, indexing="ij")
     shown = {
         "RNNprop, first step": fresh,
         "RNNprop, after 50 steps": used,
@@ -138,9 +138,10 @@ def learned_update(npz: bytes) -> Figure:
     figure, grid = plt.subplots(1, len(shown), figsize=(3.1 * len(shown), 3.1), layout="constrained")
     for axes, (title, values) in zip(grid, shown.items(), strict=True):
         limit = np.abs(values).max()
-        image = axes.pcolormesh(axis, axis, values, cmap="RdBu", vmin=-limit, vmax=limit, rasterized=True)
-        axes.set(title=title, xlabel="g~", ylabel="m~", aspect="equal")
-        figure.colorbar(image, ax=axes, shrink=0.7)
+        image = axes.pcolormesh(g_axis, m_axis, values, cmap="RdBu", vmin=-limit, vmax=limit, rasterized=True)
+        axes.set(title=title, xlabel="g~", ylabel="m~")
+        figure.colorbar(image, ax=axes)
+    grid[0].plot([-1, 1], [-1, 1], "k.", clip_on=False)
     return figure
 
 

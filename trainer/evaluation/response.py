@@ -14,15 +14,17 @@ from trainer import files
 from trainer.problems import catalog
 from trainer.unroll import start, unroll
 
-AXIS = np.linspace(-2.0, 2.0, 41, dtype=np.float32)
-"""Values of m~ and of g~."""
+M_AXIS = np.linspace(-1.0, 1.0, 41, dtype=np.float32)
+"""Values of m~, all that there are: with equal decays m^2 is at most v."""
+G_AXIS = np.linspace(-4.0, 4.0, 41, dtype=np.float32)
+"""Values of g~; with a decay of 0.95 they reach 4.5."""
 STEPS_OF_USE = 50
 COORDINATES = 100
-"""Whose states the used response is the mean of."""
+"""Whose states the used response is the mean of, among those that had a gradient."""
 
 
 def write(weights: Pretrained, task: str, path: str, data_dir: str | None) -> None:
-    """Writes `axis` [n], `fresh` [n, n] and `used` [n, n], directions at m~ (rows) and g~ (columns), as .npz.
+    """Writes `m` [n], `g` [n], `fresh` [n, n] and `used` [n, n], directions by m~ (rows) and g~, as .npz.
 
     Args:
         weights: of RNNprop.
@@ -41,8 +43,9 @@ def write(weights: Pretrained, task: str, path: str, data_dir: str | None) -> No
             problem, rule, network, weights.learning_rate, carry, draw.constants, batches, STEPS_OF_USE
         )
     )()
-    picks = np.random.default_rng(0).choice(problem.size, COORDINATES, replace=False)
-    m, g = (values.reshape(-1) for values in np.meshgrid(AXIS, AXIS, indexing="ij"))
+    awoken = np.flatnonzero(carry.state.accumulators[-1])  # v
+    picks = np.random.default_rng(0).choice(awoken, COORDINATES, replace=False)
+    m, g = (values.reshape(-1) for values in np.meshgrid(M_AXIS, G_AXIS, indexing="ij"))
     inputs = tf.tile(tf.stack([m, g]), [1, COORDINATES])
     observation = Observation(inputs, tf.ones(inputs.shape[1], tf.bool))
 
@@ -51,8 +54,8 @@ def write(weights: Pretrained, task: str, path: str, data_dir: str | None) -> No
             lambda state: tf.repeat(tf.gather(state, picks, axis=1), len(m), axis=1), lstm
         )
         direction, _ = rule.respond(network, observation, states)
-        return direction.numpy().reshape(COORDINATES, len(AXIS), len(AXIS)).mean(axis=0)
+        return direction.numpy().reshape(COORDINATES, len(M_AXIS), len(G_AXIS)).mean(axis=0)
 
     content = io.BytesIO()
-    np.savez_compressed(content, axis=AXIS, fresh=response(fresh), used=response(carry.state.lstm))
+    np.savez_compressed(content, m=M_AXIS, g=G_AXIS, fresh=response(fresh), used=response(carry.state.lstm))
     files.write_atomically(path, content.getvalue())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from tqdm import tqdm
@@ -15,9 +15,6 @@ from trainer.evaluation import baselines
 from trainer.evaluation.compute import Entrant, Evaluation, entrant, learned
 from trainer.evaluation.experiments import Block
 from trainer.evaluation.results import TUNING_SEED, Results
-
-WEIGHTS = "weights"
-"""Folder beside the results with the weights that do not ship."""
 
 MILLISECONDS_A_STEP: Mapping[str, tuple[float, float]] = {
     "mnist-nn": (4.0, 0.6),
@@ -42,41 +39,48 @@ class StoppedError(Exception):
     """The runs were asked to stop."""
 
 
-def find(names: Sequence[str], folder: str) -> dict[str, Entrant]:
-    """The optimizers of these names that are there: weights ship, or lie in `FOLDER/weights`."""
+def find(names: Sequence[str], folders: Sequence[str]) -> dict[str, Entrant]:
+    """The optimizers of these names that are there: weights ship, or lie in one of these folders."""
     found = {}
     for name in dict.fromkeys(names):
-        beside = os.path.join(folder, WEIGHTS, name)
+        beside = [path for folder in folders if os.path.isdir(path := os.path.join(folder, name))]
         if name in baselines.OPTIMIZERS:
             found[name] = entrant(name)
         elif name in pretrained.list_pretrained():
             found[name] = learned(name, name)
-        elif os.path.isdir(beside):
-            found[name] = learned(name, beside)
+        elif beside:
+            found[name] = learned(name, beside[0])
     return found
 
 
-def cost(block: Block, entrants: Mapping[str, Entrant], results: Results) -> float:
-    """About how many seconds of one core the runs of a block take that the results lack."""
+def cost(blocks: Iterable[Block], entrants: Mapping[str, Entrant], results: Results) -> float:
+    """About how many seconds of one core the runs of these blocks take that the results lack.
+
+    What several of them run alike is counted once.
+    """
+    largest: dict[tuple[str, int, str], Block] = {}
+    for block in blocks:
+        for name in filter(entrants.__contains__, block.optimizers):
+            place = block.task, block.steps, name
+            largest[place] = max(block, largest.get(place, block), key=lambda one: one.runs)
+    return sum(_cost(name, block, entrants[name], results) for (_, _, name), block in largest.items())
+
+
+def _cost(name: str, block: Block, one: Entrant, results: Results) -> float:
+    """Of one optimizer's runs."""
+    cells = [row for row in results.rows if row[:2] == (block.task, name) and row.steps == block.steps]
+    tuned = one.rate is not None or any(row.seed in range(block.runs) for row in cells)
+    digest = one.cell(block.task, 0.0, block.steps).weights
+    runs = block.runs - sum(row.seed in range(block.runs) and row.weights == digest for row in cells)
+    if not tuned:
+        rates = len(baselines.FIRST_GRID[name][:: block.strides[0]]) + 2 * (len(block.strides) - 1)
+        runs += max(rates * block.tuning_runs - len(cells), 0)
+    if runs <= 0:
+        return 0.0
     learned_ms, traditional_ms = next(
         times for prefix, times in MILLISECONDS_A_STEP.items() if block.task.startswith(prefix)
     )
-    seeds = range(block.runs)
-    total = 0.0
-    for name in block.optimizers:
-        if (one := entrants.get(name)) is None:
-            continue
-        cells = [row for row in results.rows if row[:2] == (block.task, name) and row.steps == block.steps]
-        tuned = one.rate is not None or any(row.seed in seeds for row in cells)
-        digest = one.cell(block.task, 0.0, block.steps).weights
-        runs = len(seeds) - sum(row.seed in seeds and row.weights == digest for row in cells)
-        if not tuned:
-            rates = len(baselines.FIRST_GRID[name][:: block.strides[0]]) + 2 * (len(block.strides) - 1)
-            runs += max(rates * block.tuning_runs - len(cells), 0)
-        if runs > 0:
-            total += runs * block.steps * (learned_ms if one.weights else traditional_ms) / 1_000
-            total += SECONDS_TO_COMPILE
-    return total
+    return runs * block.steps * (learned_ms if one.weights else traditional_ms) / 1_000 + SECONDS_TO_COMPILE
 
 
 def run(
@@ -102,7 +106,7 @@ def run(
     by_task: dict[tuple[str, int], list[Block]] = defaultdict(list)
     for block in blocks:
         by_task[block.task, block.steps].append(block)
-    costs = {place: sum(cost(b, entrants, results) for b in shared) for place, shared in by_task.items()}
+    costs = {place: cost(shared, entrants, results) for place, shared in by_task.items()}
     stop = threading.Event()
     total = round(sum(costs.values()))
     with tqdm(total=total, bar_format=BAR, smoothing=0.01) as bar:

@@ -74,11 +74,11 @@ def number(value: float) -> str:
 
 
 def cell(found: Summary | None, rate: bool = False, printed: float | None = None) -> str:
-    """Mean and interval, the learning rate if asked for, the paper's number in brackets."""
+    """Mean, interval and median, the learning rate if asked for, the paper's number in brackets."""
     if found is None:
         return "not run"
     mean, low, high = found.interval
-    text = f"{number(mean)} [{number(low)}, {number(high)}]"
+    text = f"{number(mean)} [{number(low)}, {number(high)}], {number(found.median)}"
     text += f" at {found.rate:.3g}" if rate else ""
     return text if printed is None else f"{text} (paper {printed})"
 
@@ -184,8 +184,8 @@ def everything(results: Results) -> str:
     rows = []
     for task, steps in STEPS.items():
         found = [summary(results, task, steps, name) for name in names]
-        rows.append([task, *("" if one is None else f"{cell(one)}; {number(one.median)}" for one in found)])
-    return f"Mean, its interval; median:\n\n{markdown(['task', *names], rows)}"
+        rows.append([task, *("" if one is None else cell(one) for one in found)])
+    return markdown(["task", *names], rows)
 
 
 def replicates(results: Results) -> str:
