@@ -248,10 +248,9 @@ def paper_like(tmp_path):
         (experiments.DM_TRICKS, 0.3),
     ):
         put(experiments.RELU, name, loss, steps=1_000)
-    for task in (experiments.RELU, experiments.DEPTHS[2]):
-        for steps, loss in zip(experiments.LONG_STEPS, (0.2, 0.1), strict=True):
-            for name in (*TRADITIONAL, RNNPROP):
-                put(task, name, loss, steps=steps)
+    for task in experiments.LONGER:
+        for name in (*TRADITIONAL, RNNPROP):
+            put(task, name, 0.2, steps=experiments.LONGER_STEPS)
     long = "mnist-nn-sigmoid-10000"
     for rate, loss in ((0.001, 0.5), (0.004, 0.1), (0.008, 0.1), (0.03, 0.6)):
         add(results, long, "adam", [loss], first_seed=TUNING_SEED, rate=rate)
@@ -324,9 +323,8 @@ def test_a_tie_with_a_lower_loss_does_not_speak_for_rnnprop(paper_like):
     assert verdicts("only the best traditional", paper_like) == {claims.IN_PART}
 
 
-def test_longer_runs_of_other_optimizees_are_to_fall_and_to_be_near_the_best(paper_like):
-    task = experiments.DEPTHS[2]
-    change(paper_like, task, RNNPROP, 0.3)  # after 100, 2,000 and 10,000 steps
+def test_longer_runs_of_other_optimizees_are_to_be_near_the_best(paper_like):
+    change(paper_like, experiments.LONGER[1], RNNPROP, 0.3)  # after 100 and 2,000 steps
     assert verdicts("longer horizons", paper_like) == {claims.IN_PART}
 
 

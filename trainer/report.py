@@ -22,7 +22,16 @@ from absl import flags
 from trainer import commands, files
 from trainer.evaluation import plots, response, schedule, tables
 from trainer.evaluation.claims import CLAIMS, COMPARABLE, FAILURE, UNTRAINED, check
-from trainer.evaluation.experiments import BASE, DEFAULT, EXPERIMENTS, PAPER, RNNPROP, blocks
+from trainer.evaluation.experiments import (
+    BASE,
+    DEFAULT,
+    EXPERIMENTS,
+    LONGER,
+    LONGER_STEPS,
+    PAPER,
+    RNNPROP,
+    blocks,
+)
 from trainer.evaluation.results import TUNING_SEED, Results
 from trainer.evaluation.summary import reported
 
@@ -44,6 +53,7 @@ TITLES = {
     "figure7": "Figure 7: convolutional networks",
     "figure8": "Figure 8: sine LSTM",
     "figure9": "Figure 9: the controls",
+    "longer": "Other MLPs for 2,000 steps",
     "scorecard": "The 22 tasks",
     "replicates": "Three meta-training seeds",
     "default": f"The default weights, {DEFAULT}, on the 22 tasks and on longer runs",
@@ -54,6 +64,7 @@ TABLES = {
     "table2": tables.table2,
     "table3": tables.table3,
     "table4": tables.table4,
+    "longer": lambda results: tables.scorecard(results, RNNPROP, [(task, LONGER_STEPS) for task in LONGER]),
     "scorecard": lambda results: f"{tables.scorecard(results)}\n\n{tables.everything(results)}",
     "replicates": tables.replicates,
     "default": tables.default,
@@ -79,7 +90,7 @@ def compute(
             f"No optimizer {unknown} in these experiments. Expected some of {sorted(set(wanted))}."
         )
     wanted = [name for name in wanted if name in optimizers or not optimizers]
-    places = [os.path.join(folder, WEIGHTS), weights_dir]
+    places = list(dict.fromkeys(map(os.path.normpath, (os.path.join(folder, WEIGHTS), weights_dir))))
     entrants = schedule.find(wanted, places)
     if absent := sorted(set(wanted) - set(entrants)):
         print(f"Left out, as neither shipped nor in {' or '.join(places)}: {', '.join(absent)}")

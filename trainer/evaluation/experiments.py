@@ -56,6 +56,8 @@ def replicate(name: str, seed: int) -> str:
     return f"{name}-seed{seed}"
 
 
+LONGER, LONGER_STEPS = (RELU, DEPTHS[2]), 2_000
+"""Of the other optimizees that section 5.1 says to have been run for longer, without naming them."""
 FIGURE_9_STEPS = 1_000
 FIGURE_9 = (at_iteration(RNNPROP, 5_000), NO_SCALING, at_iteration(NO_CONVEX, 5_000), DM, DM_TRICKS)
 """At equal iterations of meta-training; without the convex part is ours."""
@@ -113,6 +115,7 @@ PAPER: dict[str, tuple[Block, ...]] = {
     "figure7": tuple(_block(task) for task in CNNS),
     "figure8": (_block("sin_lstm"),),
     "figure9": (_block(RELU, FIGURE_9, FIGURE_9_STEPS),),
+    "longer": tuple(_block(task, (RNNPROP, *TRADITIONAL), LONGER_STEPS) for task in LONGER),
     "scorecard": tuple(_block(task) for task in PAPER_TASKS),
     "replicates": (
         *(_block(task, (*REPLICATES, "adam"))._replace(runs=20) for task in ACTIVATIONS),
