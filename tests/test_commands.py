@@ -71,6 +71,7 @@ REPORT = {
     "optimizers": {"adamw": "Expected some of ['adadelta', 'adagrad', 'adam'"},
     "compute": {"maybe": "true or false"},
     "quick": {"maybe": "true or false"},
+    "weights": {"": "folder of weights that do not ship"},
     "jobs": {"0": "a positive integer"},
     "out": {"": "folder of the runs", "/dev/null/out": "Cannot write to /dev/null/out"},
     "data_dir": {"": "TFDS's folder"},
