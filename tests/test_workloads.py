@@ -256,7 +256,7 @@ def test_tables_and_figures_read_what_was_run(tmp_path):
         results.add(cell, [0, 1], [loss, loss], [3.0, 3.0], np.stack([curve, curve]))
     table = tables.workloads(results, "workloads-test")
     lines = [line for line in table.splitlines() if line.startswith("| keras-cancer, 200")]
-    assert lines[0].endswith("| 0.6 [0.6, 0.6] at 0.01 | not run | 0.500 |")
+    assert lines[0].endswith("| 0.6 [0.6, 0.6], 0.6 at 0.01 | not run | 0.500 |")
     assert lines[1].count("| 0.8, 0.750, 1.0 s ") == 3
     assert "keras-eeg" not in table
     figure = plots.workloads(results, "workloads-test")

@@ -63,8 +63,9 @@ class Row(NamedTuple):
     seconds: float
     """What the run took, compilation included where it was the first."""
     curves: str
-    """The NumPy file, float32, that holds the curves; none for tuning. Of optimizees [runs, steps], the loss
-    of each step's batch; of Keras models [runs, points, columns], see `fits.COLUMNS`."""
+    """The NumPy file that holds the curves; none for tuning. Of optimizees [runs, steps], the loss of each
+    step's batch as float16, three digits of it; of Keras models [runs, points, columns], float32, see
+    `fits.COLUMNS`."""
     curve: int
     """The run's row in that file."""
 
@@ -101,13 +102,13 @@ class Results:
         return sorted((row for row in self.rows if row.cell == cell), key=lambda row: row.seed)
 
     def curves(self, rows: Sequence[Row]) -> np.ndarray:
-        """The loss curves of runs of equal length, [runs, steps]."""
+        """The curves of runs of equal length, float32, see `Row.curves`."""
         loaded = {place: self._load(*place) for place in {(row.task, row.curves) for row in rows}}
         return np.stack([loaded[row.task, row.curves][row.curve] for row in rows])
 
     def _load(self, task: str, name: str) -> np.ndarray:
         content = files.read(os.path.join(self._folder, task, CURVES, name))
-        return np.load(io.BytesIO(content), allow_pickle=False)
+        return np.load(io.BytesIO(content), allow_pickle=False).astype(np.float32)
 
     def add(
         self,
@@ -117,7 +118,7 @@ class Results:
         seconds: Sequence[float],
         curves: np.ndarray | None = None,
     ) -> None:
-        """Writes runs of one cell: the curves [runs, steps], if they are to be kept, then the rows.
+        """Writes runs of one cell: the curves, if they are to be kept, see `Row.curves`, then the rows.
 
         Raises:
             OSError: writing failed.
@@ -128,7 +129,9 @@ class Results:
                 by = "-".join(filter(None, (cell.optimizer.strip("/").replace("/", "_"), cell.weights)))
                 name = f"{by}--{cell.learning_rate:.6g}--{cell.steps}--{seeds[0]}.npy"
                 content = io.BytesIO()
-                np.save(content, curves.astype(np.float32), allow_pickle=False)
+                kept = np.float16 if curves.ndim == 2 else np.float32  # A step's number needs float32.
+                with np.errstate(over="ignore"):  # A loss beyond float16's range is kept as infinite.
+                    np.save(content, curves.astype(kept), allow_pickle=False)
                 path = os.path.join(self._folder, cell.task, CURVES, name)
                 files.write_atomically(path, content.getvalue())
             runs = zip(seeds, final_losses, seconds, strict=True)
