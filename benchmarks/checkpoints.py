@@ -30,7 +30,7 @@ def main(_: list[str]) -> None:
     saved = [
         checkpoint.load(checkpoint.path_of(FLAGS.run_dir, k)) for k in checkpoint.iterations(FLAGS.run_dir)
     ]
-    config = MetaTrainConfig(**saved[0].record["config"])
+    config = MetaTrainConfig.from_dict(saved[0].record["config"])
     rule, architecture = rule_of(config)
     networks = [coordinatewise.from_tensors(checkpoint.network_tensors(one), architecture) for one in saved]
     columns = []

@@ -478,6 +478,14 @@ def test_an_old_run_is_neither_overwritten_nor_mixed_up(tmp_path):
     assert last_checkpoint(folder) == content
 
 
+def test_a_run_with_settings_of_another_version_is_refused(tmp_path):
+    saved = fresh(TINY).checkpoint()
+    saved.record["config"] |= {"annealed": True}
+    checkpoint.save(str(tmp_path), saved)
+    with pytest.raises(ValueError, match="this version does not know: annealed. Use the version"):
+        meta_train.train(TINY, str(tmp_path), resume=True)
+
+
 def test_a_folder_that_cannot_be_written_is_named():
     with pytest.raises(OSError, match="Cannot write to /dev/null/run: "):
         meta_train.train(TINY, "/dev/null/run")

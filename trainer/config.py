@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -146,6 +147,21 @@ class MetaTrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> MetaTrainConfig:
+        """The inverse of `as_dict`; a setting that is missing, younger than a checkpoint, has its default.
+
+        Raises:
+            ValueError: a setting is none of ours, or its value cannot be.
+        """
+        unknown = sorted(set(settings) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(
+                f"The run has settings that this version does not know: {', '.join(unknown)}. "
+                "Use the version of rnnprop_tf that began it."
+            )
+        return cls(**settings)
 
 
 PAPER_RNNPROP = MetaTrainConfig()

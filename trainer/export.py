@@ -76,7 +76,7 @@ def export(
     if results_dir is not None and not rows:
         raise ValueError(f"No runs in {results_dir}. Expected the --out folder of trainer.evaluate.")
     chosen = best_checkpoint(run_dir, iteration)
-    config = MetaTrainConfig(**chosen.record["config"])
+    config = MetaTrainConfig.from_dict(chosen.record["config"])
     rule, _ = rule_of(config)
     tensors = checkpoint.network_tensors(chosen)
     provenance: dict[str, Any] = {

@@ -395,8 +395,7 @@ class MetaTrainer:
         Raises:
             ValueError: the config is another one.
         """
-        # Through the config class, so that a setting younger than the checkpoint has its default.
-        _check_continues(self.config, MetaTrainConfig(**saved.record["config"]))
+        _check_continues(self.config, MetaTrainConfig.from_dict(saved.record["config"]))
         if saved.record.get("teacher") != self._teacher_digest():
             raise ValueError(
                 f"teacher: {self.config.teacher} holds other weights than when the run was started. "
