@@ -482,7 +482,7 @@ def test_a_run_with_settings_of_another_version_is_refused(tmp_path):
     saved = fresh(TINY).checkpoint()
     saved.record["config"] |= {"annealed": True}
     checkpoint.save(str(tmp_path), saved)
-    with pytest.raises(ValueError, match="this version does not know: annealed. Use the version"):
+    with pytest.raises(ValueError, match=r"this version does not know: annealed\. Use the version"):
         meta_train.train(TINY, str(tmp_path), resume=True)
 
 
