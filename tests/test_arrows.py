@@ -61,11 +61,12 @@ ALLOWED = {
     " trainer.evaluation.curves trainer.evaluation.fits trainer.evaluation.results",
     "trainer.evaluation.experiments": "rnnprop_tf.pretrained trainer.evaluation.baselines"
     " trainer.problems.catalog trainer.problems.workloads",
+    "trainer.evaluation.summary": "numpy trainer.evaluation.results",
     "trainer.evaluation.schedule": "tqdm rnnprop_tf.pretrained trainer.evaluation.baselines"
-    " trainer.evaluation.compute trainer.evaluation.experiments trainer.evaluation.results",
+    " trainer.evaluation.compute trainer.evaluation.experiments trainer.evaluation.results"
+    " trainer.evaluation.summary",
     "trainer.evaluation.response": "numpy tensorflow rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule"
     " trainer.files trainer.problems.catalog trainer.unroll",
-    "trainer.evaluation.summary": "numpy trainer.evaluation.results",
     "trainer.evaluation.tables": "numpy trainer.problems.catalog trainer.evaluation.experiments"
     " trainer.evaluation.results trainer.evaluation.summary",
     "trainer.evaluation.claims": "numpy trainer.problems.catalog trainer.evaluation.experiments"

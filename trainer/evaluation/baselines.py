@@ -62,6 +62,12 @@ def learning_rate(exponent: int) -> float:
     return 2.0 ** (exponent / 2)
 
 
+def around(rate: float) -> range:
+    """Where the search begins if shorter runs were best at this rate; for strides of 2 and 1."""
+    exponent = round(2 * math.log2(rate))
+    return range(exponent - 2, exponent + 3)
+
+
 def tune(grid: range, mean_loss: Callable[[float], float], strides: Sequence[int] = STRIDES) -> float:
     """The learning rate of the lowest loss on the sqrt(2) grid; a best rate at its edge widens the grid.
 

@@ -128,6 +128,7 @@ class Evaluation:
         entrant: Entrant,
         seeds: range,
         tuning_seeds: range,
+        grid: range | None = None,
         strides: Sequence[int] = baselines.STRIDES,
     ) -> tuple[float, list[float]]:
         """The learning rate, tuned where the entrant names none, and the final losses by seed.
@@ -136,6 +137,7 @@ class Evaluation:
             entrant: the optimizer.
             seeds: of the runs, below `TUNING_SEED`.
             tuning_seeds: from `TUNING_SEED` on.
+            grid: see `baselines.tune`; `baselines.FIRST_GRID` where None.
             strides: see `baselines.tune`.
         """
         runner = self._runner(entrant)
@@ -148,7 +150,9 @@ class Evaluation:
         def mean_loss(rate: float) -> float:
             return float(np.mean(losses_at(rate, tuning_seeds)))
 
-        rate = entrant.rate or baselines.tune(baselines.FIRST_GRID[entrant.name], mean_loss, strides)
+        rate = entrant.rate
+        if rate is None:
+            rate = baselines.tune(grid or baselines.FIRST_GRID[entrant.name], mean_loss, strides)
         return rate, losses_at(rate, seeds)
 
     def _runner(self, entrant: Entrant) -> LearnedRunner | KerasRunner | FitRunner:

@@ -80,6 +80,9 @@ class Block(NamedTuple):
     """At each learning rate tried."""
     strides: tuple[int, ...] = STRIDES
     """See `baselines.tune`."""
+    after: int = 0
+    """Steps of a block of the same task that is run before; tuning begins around the rates that were best
+    there. 0: around none."""
 
 
 def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps: int | None = None) -> Block:
@@ -87,9 +90,9 @@ def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps
     if task == "mnist-nn-sigmoid-10000":  # Figure 3 shows the whole grid.
         return Block(task, steps, optimizers, runs=5, tuning_runs=2, strides=(1,))
     if steps > 100 and task in CNNS:
-        return Block(task, steps, optimizers, runs=3, tuning_runs=1)
+        return Block(task, steps, optimizers, runs=3, tuning_runs=1, after=_before(steps))
     if steps == 10_000:
-        return Block(task, steps, optimizers, runs=5, tuning_runs=2)
+        return Block(task, steps, optimizers, runs=5, tuning_runs=2, after=_before(steps))
     if steps >= FIGURE_9_STEPS:
         return Block(task, steps, optimizers, runs=10, tuning_runs=3)
     if task in CNNS:
@@ -98,10 +101,16 @@ def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps
 
 
 def _workloads(names: Iterable[str]) -> tuple[Block, ...]:
-    places = [(name, steps) for steps in WORKLOAD_RUNS for name in names]
     return tuple(
-        Block(*place, (DEFAULT, *RIVALS), WORKLOAD_RUNS[place[1]], tuning_runs=1) for place in places
+        Block(name, steps, (DEFAULT, *RIVALS), WORKLOAD_RUNS[steps], tuning_runs=1, after=_before(steps))
+        for steps in WORKLOAD_RUNS
+        for name in names
     )
+
+
+def _before(steps: int) -> int:
+    """`Block.after`: a search over all rates is too dear for the longest runs."""
+    return LONG_STEPS[0] if steps == LONG_STEPS[1] else 0
 
 
 PAPER: dict[str, tuple[Block, ...]] = {

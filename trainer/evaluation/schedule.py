@@ -15,6 +15,7 @@ from trainer.evaluation import baselines
 from trainer.evaluation.compute import Entrant, Evaluation, entrant, learned
 from trainer.evaluation.experiments import Block
 from trainer.evaluation.results import TUNING_SEED, Results
+from trainer.evaluation.summary import summary
 
 MILLISECONDS_A_STEP: Mapping[str, tuple[float, float]] = {
     "mnist-nn": (4.0, 0.6),
@@ -73,7 +74,8 @@ def _cost(name: str, block: Block, one: Entrant, results: Results) -> float:
     digest = one.cell(block.task, 0.0, block.steps).weights
     runs = block.runs - sum(row.seed in range(block.runs) and row.weights == digest for row in cells)
     if not tuned:
-        rates = len(baselines.FIRST_GRID[name][:: block.strides[0]]) + 2 * (len(block.strides) - 1)
+        grid, strides = _search(name, block, results)
+        rates = len(grid[:: strides[0]]) + 2 * (len(strides) - 1)
         runs += max(rates * block.tuning_runs - len(cells), 0)
     if runs <= 0:
         return 0.0
@@ -81,6 +83,14 @@ def _cost(name: str, block: Block, one: Entrant, results: Results) -> float:
         times for prefix, times in MILLISECONDS_A_STEP.items() if block.task.startswith(prefix)
     )
     return runs * block.steps * (learned_ms if one.weights else traditional_ms) / 1_000 + SECONDS_TO_COMPILE
+
+
+def _search(name: str, block: Block, results: Results) -> tuple[range, Sequence[int]]:
+    """Grid and strides of `baselines.tune`, for an optimizer that is tuned."""
+    before = summary(results, block.task, block.after, name)
+    if before is None:
+        return baselines.FIRST_GRID[name], block.strides
+    return baselines.around(before.rate), baselines.STRIDES[1:]
 
 
 def run(
@@ -102,10 +112,10 @@ def run(
     Raises:
         KeyboardInterrupt: cells that were complete are written.
     """
-    # Blocks of one task share optimizers: side by side, both would make the same runs.
+    # Blocks of one task share optimizers: side by side, both would make the same runs. Some follow others.
     by_task: dict[tuple[str, int], list[Block]] = defaultdict(list)
-    for block in blocks:
-        by_task[block.task, block.steps].append(block)
+    for block in sorted(blocks, key=lambda one: one.steps):
+        by_task[block.task, block.after or block.steps].append(block)
     costs = {place: cost(shared, entrants, results) for place, shared in by_task.items()}
     stop = threading.Event()
     total = round(sum(costs.values()))
@@ -118,11 +128,13 @@ def run(
             bar.update(seconds)
 
         def run_task(place: tuple[str, int]) -> None:
-            evaluation = Evaluation(results, *place, data_dir, after_run)
             for block in by_task[place]:
+                evaluation = Evaluation(results, block.task, block.steps, data_dir, after_run)
                 tuning_seeds = range(TUNING_SEED, TUNING_SEED + block.tuning_runs)
                 for name in filter(entrants.__contains__, block.optimizers):
-                    evaluation.losses(entrants[name], range(block.runs), tuning_seeds, block.strides)
+                    one = entrants[name]
+                    search = _search(name, block, results) if one.rate is None else ()
+                    evaluation.losses(one, range(block.runs), tuning_seeds, *search)
 
         with ThreadPoolExecutor(jobs) as pool:
             todo = [
