@@ -218,7 +218,12 @@ MIXTURE = (
 )
 
 # Whose training loss comes close to zero, so that the gradients shrink.
-INTERPOLATED = ("digits-nn-wide-relu-b64-100", "digits-nn-elu-b32-100", "digits-cnn-fc2-100")
+INTERPOLATED = (
+    "digits-nn-wide-relu-b64-100",
+    "digits-nn-elu-b32-100",
+    "digits-cnn-fc2-100",
+    *(2 * ("digits-residual-b32-100", "digits-residual-wide-b64-100", "mnist-pool4-residual-b32-100")),
+)
 
 ON_MIXTURE: dict[str, Any] = {
     "task": ",".join(MIXTURE),
@@ -275,7 +280,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
         **ON_MIXTURE
         | {"initial": "rnnprop-1", "task": ",".join([*MIXTURE, *(f"{task}:1600" for task in INTERPOLATED)])},
         teacher="rnnprop-1",
-        teacher_slack=1.25,
+        teacher_slack=1.5,
         teacher_smallest=0.003,
         beta_2=0.9999,
         longest=1_600,
