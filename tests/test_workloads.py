@@ -259,6 +259,11 @@ def test_tables_and_figures_read_what_was_run(tmp_path):
     assert lines[0].endswith("| 0.6 [0.6, 0.6], 0.6 at 0.01 | not run | 0.500 |")
     assert lines[1].count("| 0.8, 0.750, 1.0 s ") == 3
     assert "keras-eeg" not in table
+    results.add(Cell("keras-eeg-gru", "adam-default", "", 0.001, 200), [0], [0.9], [3.0], curve[None])
+    assert (
+        "| keras-eeg-gru, 200 | not run | 0.9 [0.9, 0.9], 0.9 | not run | not run |  |"
+        in tables.workloads(results, "workloads-test")
+    )
     figure = plots.workloads(results, "workloads-test")
     [axes] = figure.axes
     assert axes.get_title() == "keras-cancer, 200 steps"

@@ -275,9 +275,9 @@ def workloads(results: Results, experiment: str) -> str:
         place = f"{block.task}, {block.steps:,}"
         found = {name: summary(results, block.task, block.steps, name) for name in names}
         ours, tuned = found[DEFAULT], found["adam"]
-        if ours is None:
+        if not any(found.values()):
             continue
-        ratio = "" if tuned is None else f"{ours.mean / tuned.mean:.3f}"
+        ratio = f"{ours.mean / tuned.mean:.3f}" if ours and tuned else ""
         losses.append([place, *(cell(one, rate=name in RIVALS[1:]) for name, one in found.items()), ratio])
         ends.append([place, *(_end(results, block, name) for name in names)])
     titles = ("Training loss", "Validation loss, accuracy where there is one, seconds of training")
