@@ -34,14 +34,12 @@ ALLOWED = {
     "trainer.problems": "",
     "trainer.problems.base": "numpy tensorflow",
     "trainer.problems.mlp": "numpy tensorflow trainer.datasets trainer.problems.base",
-    "trainer.problems.residual": "tensorflow trainer.datasets trainer.problems.base",
     "trainer.problems.cnn": "numpy tensorflow trainer.datasets trainer.problems.base",
     "trainer.problems.lstm": "numpy tensorflow trainer.datasets trainer.problems.base",
     "trainer.problems.convex": "numpy tensorflow trainer.problems.base",
     "trainer.problems.tricks": "numpy tensorflow trainer.problems.base",
     "trainer.problems.catalog": "trainer.datasets trainer.problems.base trainer.problems.mlp"
-    " trainer.problems.residual trainer.problems.cnn trainer.problems.lstm trainer.problems.convex"
-    " trainer.problems.tricks",
+    " trainer.problems.cnn trainer.problems.lstm trainer.problems.convex trainer.problems.tricks",
     "trainer.problems.workloads": "keras matplotlib numpy sklearn tensorflow trainer.datasets",
     # Where rules meet problems, and what stands on it.
     "trainer.unroll": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base",

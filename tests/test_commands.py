@@ -31,9 +31,6 @@ TRAIN = {
     "longest": {"-1": "0 or more", "x": "an integer"},
     "initial": {"/nowhere": "Expected one of ['"},
     "teacher": {"rnnprop-quick": "none with doubling"},  # the default preset has a convex part
-    "teacher_slack": {"-1": "0 or more", "x": "a number", "3": "0 without a teacher"},
-    "teacher_smallest": {"0": "a positive number", "x": "a number"},
-    "beta_2": {"1": "a number from 0 up to", "x": "a number"},
     "teacher_warmup": {"-1": "0 or more", "x": "an integer", "3": "0 without a teacher"},
     "sample": {"0": "a share above 0, up to 1", "all": "a number"},
     "seed": {"-1": "a number from 0 to 2^31 - 1", "x": "an integer"},

@@ -75,7 +75,7 @@ def window(start, period):
     recorded = []
     for first in range(0, steps, period):
         batches = tf.nest.map_structure(lambda b: b[first : first + period], start.batches)  # noqa: B023
-        carry, one, _ = meta_gradient.record(part._replace(batches=batches))
+        carry, one = meta_gradient.record(part._replace(batches=batches))
         recorded.append(one)
         part = part._replace(carry=carry)
     last = tf.nest.map_structure(lambda b: b[steps:], start.batches)

@@ -3,7 +3,6 @@
 import functools
 import itertools
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,7 +15,6 @@ from trainer.problems.cnn import CNN
 from trainer.problems.convex import Convex
 from trainer.problems.lstm import RowLSTM, SineLSTM
 from trainer.problems.mlp import ACTIVATIONS, MLP
-from trainer.problems.residual import ResidualMLP
 from trainer.problems.tricks import Combination, RandomScaling, Tasks
 from trainer.unroll import loss_and_gradient
 
@@ -66,9 +64,6 @@ SIZES = {
         (9 + 1) * 6 + (54 + 1) * 6 + (54 + 1) * 8 + (72 + 1) * 8 + (2 * 2 * 8 + 1) * 64 + 65 * 10
     ),
     "mnist-pool4-lstm-100": (7 + 16 + 1) * 64 + 17 * 10,
-    "digits-residual-b32-100": 65 * 32 + 2 * (2 * 32 + 2 * 33 * 32) + 33 * 10,
-    "digits-residual-wide-b64-100": 65 * 64 + 3 * (2 * 64 + 2 * 65 * 64) + 65 * 10,
-    "mnist-pool4-residual-b32-100": 50 * 24 + 3 * (2 * 24 + 2 * 25 * 24) + 25 * 10,
     "digits-lstm-l2-b32-100": (8 + 12 + 1) * 48 + (12 + 12 + 1) * 48 + 13 * 10,
 }
 """Counted by hand: (inputs + 1) times units, layer by layer."""
@@ -198,25 +193,6 @@ def test_mlp_is_numpy_s(activation, hidden):
     assert position == problem.size
     loss = problem.loss(params, constants, (pixels, labels))
     np.testing.assert_allclose(loss, cross_entropy(x, labels.numpy()), rtol=1e-6)
-
-
-def test_residual_mlp_is_keras_s():
-    images = fake_images("digits")
-    problem = ResidualMLP(images, width=6, blocks=2, batch_size=7)
-    params, constants, (pixels, labels) = start_and_batch(problem)
-    x = inputs = keras.Input((8, 8, 1))
-    x = keras.layers.Dense(6)(keras.layers.Flatten()(x))
-    for _ in range(2):
-        inner = keras.layers.Dense(6, activation="relu")(keras.layers.LayerNormalization()(x))
-        x = keras.layers.add([x, keras.layers.Dense(6)(inner)])
-    model = keras.Model(inputs, keras.layers.Dense(10)(x))
-    tensors = [tensor.numpy() for tensor in unpack(params, problem.shapes)]
-    model.set_weights(
-        [1.0 + w if v.name == "gamma" else w for v, w in zip(model.weights, tensors, strict=True)]
-    )
-    logits = model(images.value(pixels, tf.float32)).numpy()
-    loss = problem.loss(params, constants, (pixels, labels))
-    np.testing.assert_allclose(loss, cross_entropy(logits, labels.numpy()), rtol=1e-5)
 
 
 def slow_convolution(x, kernel, bias):

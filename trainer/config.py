@@ -46,14 +46,6 @@ class MetaTrainConfig:
     teacher_warmup: int = _setting(
         0, "steps over which what is imitated rises to the teacher's full step, along a line; 0 for none"
     )
-    teacher_slack: float = _setting(
-        0.0,
-        "where beta_2 is above the teacher's: what is imitated shrinks with the square of the gradients once "
-        "they are below 1 / teacher_slack of those remembered; 0 leaves it as it is",
-    )
-    teacher_smallest: float = _setting(
-        0.01, "steps below this share of alpha are judged by their absolute error, not the relative one"
-    )
     scaling: float = _setting(3.0, "Random Scaling's log-range L for f (section 4.1); 0 for none")
     mixed_scaling: bool = _setting(
         False,
@@ -62,7 +54,6 @@ class MetaTrainConfig:
     convex_dimension: int = _setting(20, "n of the convex function g (section 4.2); 0 for none")
     convex_scaling: float = _setting(1.0, "Random Scaling's log-range L for g; 0 for none")
     tasks: int = _setting(1, "episodes per outer update, side by side")
-    beta_2: float = _setting(0.95, "decay of the squared gradients' mean that RNNprop normalises by, Eq. (9)")
     alpha: float = _setting(0.1, "learning rate of the rule, the bound on one step, Eq. (7)")
     steps: int = _setting(100, "steps an episode; a multiple of the period")
     longest: int = _setting(
@@ -109,11 +100,10 @@ class MetaTrainConfig:
             "clipnorm",
             "longest",
             "teacher_warmup",
-            "teacher_slack",
         ):
             self._expect(0 <= getattr(self, name) < float("inf"), name, "0 or more")
         self._expect(0 <= self.seed < 2**31, "seed", "a number from 0 to 2^31 - 1")
-        for name in ("alpha", "learning_rate", "teacher_smallest"):
+        for name in ("alpha", "learning_rate"):
             self._expect(0 < getattr(self, name) < float("inf"), name, "a positive number")
         self._expect(0 < self.sample <= 1, "sample", "a share above 0, up to 1")
         self._expect(not 0 < self.longest < self.steps, "longest", f"0, or {self.steps} steps or more")
@@ -125,12 +115,7 @@ class MetaTrainConfig:
         self._expect(
             alone or not self.teacher, "teacher", f"none with {', '.join(others)}, tasks or last_batches"
         )
-        for name in ("teacher_warmup", "teacher_slack"):
-            self._expect(bool(self.teacher) or not getattr(self, name), name, "0 without a teacher")
-        self._expect(0 <= self.beta_2 < 1, "beta_2", "a number from 0 up to, not including, 1")
-        paper = MetaTrainConfig.beta_2
-        self._expect(self.rule == "rnnprop" or self.beta_2 == paper, "beta_2", f"{paper} with {self.rule}")
-        self._expect(self.rule == "rnnprop" or not self.teacher_slack, "teacher_slack", f"0 with {self.rule}")
+        self._expect(bool(self.teacher) or not self.teacher_warmup, "teacher_warmup", "0 without a teacher")
         longest = min(entry.longest for entry in self.entries)
         self._expect(longest >= self.steps, "task", f"NAME or NAME:STEPS with {self.steps} steps or more")
 
@@ -217,14 +202,6 @@ MIXTURE = (
     "digits-lstm-l2-b32-100:800",
 )
 
-# Whose training loss comes close to zero, so that the gradients shrink.
-INTERPOLATED = (
-    "digits-nn-wide-relu-b64-100",
-    "digits-nn-elu-b32-100",
-    "digits-cnn-fc2-100",
-    *(2 * ("digits-residual-b32-100", "digits-residual-wide-b64-100", "mnist-pool4-residual-b32-100")),
-)
-
 ON_MIXTURE: dict[str, Any] = {
     "task": ",".join(MIXTURE),
     "initial": "rnnprop-quick",
@@ -271,21 +248,6 @@ PRESETS: dict[str, MetaTrainConfig] = {
         longest=1_600,
         period=50,
         iterations=1_000,
-        learning_rate=1e-3,
-        checkpoint_every=100,
-    ),
-    # The steps of rnnprop-1, but smaller ones where gradients have shrunk.
-    "rnnprop-2": dataclasses.replace(
-        PAPER_RNNPROP,
-        **ON_MIXTURE
-        | {"initial": "rnnprop-1", "task": ",".join([*MIXTURE, *(f"{task}:1600" for task in INTERPOLATED)])},
-        teacher="rnnprop-1",
-        teacher_slack=1.5,
-        teacher_smallest=0.003,
-        beta_2=0.9999,
-        longest=1_600,
-        period=50,
-        iterations=1_200,
         learning_rate=1e-3,
         checkpoint_every=100,
     ),

@@ -3,9 +3,6 @@
 The pupil optimizes; at each step the teacher sees what the pupil's network sees and says what it would do. No
 meta-gradient through the problem is needed, so a jump that kills a network is unlearned as easily as any
 other; and it is a matter of single coordinates, which all weigh alike, so a few of an episode's are enough.
-
-The teacher may normalise gradients by another memory than the pupil, of beta_2 = 0.95 beside 0.999 say. Then
-the pupil sees by how much gradients have become smaller, and can learn to make smaller steps for it.
 """
 
 from __future__ import annotations
@@ -14,8 +11,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import LSTMState, Network
-from rnnprop_tf.rule import Observation, Rule, RuleState
+from rnnprop_tf.rule import Observation, Rule
 from trainer import meta_gradient
 from trainer.meta_gradient import PeriodStart
 from trainer.problems.base import Problem, Seed
@@ -23,23 +21,18 @@ from trainer.unroll import Carry
 
 FLOOR = 1e-3
 """Squared relative errors far below it do not count."""
+SMALLEST = 0.01
+"""Directions of this size and below are judged by their absolute error."""
 
 
 class Teacher(NamedTuple):
     """Whom to imitate."""
 
     network: Network
-    """The weights."""
-    rule: Rule
-    """Theirs, of the pupil's kind; hyperparameters may differ."""
-    warmup: int = 0
+    """The weights, of the same rule."""
+    warmup: int
     """Its direction at step t of the run, whenever a coordinate had its first gradient, is multiplied by
     min(1, t / warmup); 0 leaves it as it is."""
-    slack: float = 0.0
-    """And, if above 0, by min(1, (slack r)^2), where r is the pupil's normalised gradient g~ in units of the
-    teacher's: 1 at first, and below where the pupil remembers larger gradients."""
-    smallest: float = 0.01
-    """Directions of this size and below are judged by their absolute error."""
 
 
 class Lesson(NamedTuple):
@@ -47,8 +40,8 @@ class Lesson(NamedTuple):
 
     chosen: tf.Tensor
     """[K], the coordinates that are looked at."""
-    state: RuleState
-    """The teacher's, of these coordinates."""
+    lstm: tuple[LSTMState, ...]
+    """The teacher's, each [H, K]."""
 
 
 class Period(NamedTuple):
@@ -75,7 +68,8 @@ def begin(problem: Problem, teacher: Teacher, count: int | None, seed: Seed) -> 
         chosen = tf.range(problem.size)
     else:
         chosen = tf.random.stateless_uniform([count], seed, maxval=problem.size, dtype=tf.int32)
-    state = teacher.rule.initial_state(teacher.network, chosen.shape[0])
+    units = coordinatewise.architecture_of(teacher.network).lstm
+    state = coordinatewise.zero_state(units, chosen.shape[0])
     return Lesson(chosen, tf.nest.map_structure(tf.convert_to_tensor, state))
 
 
@@ -86,57 +80,31 @@ def imitated(start: PeriodStart, teacher: Teacher, lesson: Lesson) -> Period:
     directions teach each step; those of their sums, where a parameter ends up: a small error that always
     points the same way matters more than a large one that does not.
     """
+    rule, steps = start.rule, start.objective.steps
 
     @tf.function(jit_compile=True, autograph=False)
-    def compare(
-        network: Network,
-        seen: Observation,
-        gradients: tf.Tensor,
-        lstm: Any,
-        state: RuleState,
-        step: tf.Tensor,
-    ) -> tuple[Any, ...]:
-        targets, state = _targets(teacher, seen, gradients, state, step)
+    def compare(network: Network, seen: Observation, *states: Any) -> tuple[Any, ...]:
+        own, others, step = states
+        targets, others = _directions(rule, teacher.network, seen, others)
+        if teacher.warmup:
+            numbers = step + 1.0 + tf.range(steps, dtype=targets.dtype)
+            targets *= tf.minimum(1.0, numbers / teacher.warmup)[:, None]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(network)
-            value = _error(
-                _directions(start.rule, network, seen, lstm), targets, seen.awake, teacher.smallest
-            )
-        return value, tape.gradient(value, network), state
+            directions, _ = _directions(rule, network, seen, own)
+            value = _error(directions, targets, seen.awake)
+        return value, tape.gradient(value, network), others
 
-    after, recorded, gradients = meta_gradient.record(start)
-    lstm, seen = meta_gradient.at_coordinates(recorded, lesson.chosen)
-    gradients = tf.gather(gradients, lesson.chosen, axis=-1)
-    value, gradient, state = compare(start.network, seen, gradients, lstm, lesson.state, start.carry.step)
-    return Period(after, Lesson(lesson.chosen, state), value, gradient)
+    after, recorded = meta_gradient.record(start)
+    own, seen = meta_gradient.at_coordinates(recorded, lesson.chosen)
+    value, gradient, others = compare(start.network, seen, own, lesson.lstm, start.carry.step)
+    return Period(after, Lesson(lesson.chosen, others), value, gradient)
 
 
-def _targets(
-    teacher: Teacher, seen: Observation, gradients: tf.Tensor, state: RuleState, step: tf.Tensor
-) -> tuple[tf.Tensor, RuleState]:
-    """What the teacher would do [T, K] where the pupil has seen this after so many steps, and its state."""
-    steps, size = gradients.shape
-
-    def body(t: tf.Tensor, state: RuleState, answers: tf.TensorArray) -> tuple[Any, ...]:
-        number = step + tf.cast(t, step.dtype) + 1.0
-        own, accumulators = teacher.rule.observe(state.accumulators, gradients[t], number)
-        direction, lstm = teacher.rule.respond(teacher.network, own, state.lstm)
-        if teacher.warmup:
-            direction *= tf.minimum(1.0, number / teacher.warmup)
-        if teacher.slack:  # Where the gradient is zero, so is the direction.
-            ratio = tf.math.divide_no_nan(seen.inputs[t, 1], own.inputs[1])
-            direction *= tf.minimum(1.0, (teacher.slack * ratio) ** 2)
-        return t + 1, RuleState(accumulators, lstm), answers.write(t, direction)
-
-    answers = tf.TensorArray(gradients.dtype, steps, element_shape=[size])
-    _, state, answers = tf.while_loop(
-        lambda t, *_: t < steps, body, (tf.constant(0), state, answers), maximum_iterations=steps
-    )
-    return answers.stack(), state
-
-
-def _directions(rule: Rule, network: Network, seen: Observation, lstm: tuple[LSTMState, ...]) -> tf.Tensor:
-    """A network's answers [T, K] to what was seen."""
+def _directions(
+    rule: Rule, network: Network, seen: Observation, lstm: tuple[LSTMState, ...]
+) -> tuple[tf.Tensor, tuple[LSTMState, ...]]:
+    """A network's answers [T, K] to what was seen, and its state after."""
     steps, size = seen.awake.shape
 
     def body(t: tf.Tensor, lstm: Any, answers: tf.TensorArray) -> tuple[Any, ...]:
@@ -144,17 +112,17 @@ def _directions(rule: Rule, network: Network, seen: Observation, lstm: tuple[LST
         return t + 1, lstm, answers.write(t, direction)
 
     answers = tf.TensorArray(seen.inputs.dtype, steps, element_shape=[size])
-    _, _, answers = tf.while_loop(
+    _, lstm, answers = tf.while_loop(
         lambda t, *_: t < steps, body, (tf.constant(0), lstm, answers), maximum_iterations=steps
     )
-    return answers.stack()
+    return answers.stack(), lstm
 
 
-def _error(directions: tf.Tensor, targets: tf.Tensor, awake: tf.Tensor, smallest: float) -> tf.Tensor:
+def _error(directions: tf.Tensor, targets: tf.Tensor, awake: tf.Tensor) -> tf.Tensor:
     """The objective of `Period`, for directions [T, K]; those asleep are zero on both sides."""
     count = tf.maximum(tf.reduce_sum(tf.cast(awake, targets.dtype), axis=1), 1.0)
     error = directions - targets
-    by_step = tf.reduce_sum(error**2, 1) / (tf.reduce_sum(targets**2, 1) + smallest**2 * count)
+    by_step = tf.reduce_sum(error**2, 1) / (tf.reduce_sum(targets**2, 1) + SMALLEST**2 * count)
     moved, missed = (tf.reduce_sum(tf.reduce_sum(x, 0) ** 2) for x in (targets, error))
-    by_period = missed / (moved + smallest**2 * tf.reduce_sum(count))
+    by_period = missed / (moved + SMALLEST**2 * tf.reduce_sum(count))
     return tf.math.log(tf.reduce_mean(by_step) + FLOOR) + tf.math.log(by_period + FLOOR)

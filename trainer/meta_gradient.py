@@ -159,16 +159,20 @@ class Recorded(NamedTuple):
     """inputs [T, I, N] and awake [T, N]."""
 
 
-def record(start: PeriodStart) -> tuple[Carry, Recorded, tf.Tensor]:
-    """A period's steps, for which `objective.steps` batches are enough; with the gradients met, [T, N]."""
+def record(start: PeriodStart) -> tuple[Carry, Recorded]:
+    """A period's steps, for which `objective.steps` batches are enough."""
     problem, rule, network, alpha, objective, carry, constants, batches = start
 
     @tf.function(jit_compile=problem.compiles_well or None, autograph=False)
-    def forward(network: Network, carry: Carry, constants: Any, batches: Any) -> tuple[Carry, Trajectory]:
-        return unroll(problem, rule, network, alpha, carry, constants, batches, objective.steps, record=True)
+    def forward(network: Network, carry: Carry, constants: Any, batches: Any) -> tuple[Carry, Observation]:
+        carry, met = unroll(
+            problem, rule, network, alpha, carry, constants, batches, objective.steps, record=True
+        )
+        assert met.observations is not None  # recorded
+        return carry, met.observations
 
-    after, met = forward(network, carry, constants, batches)
-    return after, Recorded(carry.state.lstm, met.observations), met.gradients
+    after, observations = forward(network, carry, constants, batches)
+    return after, Recorded(carry.state.lstm, observations)
 
 
 def window_end(start: PeriodStart) -> tuple[tf.Tensor, tf.Tensor]:

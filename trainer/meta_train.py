@@ -39,7 +39,7 @@ def rule_of(config: MetaTrainConfig) -> tuple[Rule, Architecture]:
     """The rule and the sizes of its network."""
     if config.rule == "dm":
         return DMRule(), Architecture(preprocess=())
-    return RNNpropRule(beta_2=config.beta_2), Architecture()
+    return RNNpropRule(), Architecture()
 
 
 def problem_of(config: MetaTrainConfig, task: str, data_dir: str | None, tasks: int) -> Problem:
@@ -154,40 +154,30 @@ class MetaTrainer:
     def _initial_weights(self) -> Network:
         if not self.config.initial:
             return coordinatewise.initial_weights(self.architecture, self.config.seed)
-        network, _ = self._shipped_or_saved("initial", self.config.initial)
+        network = self._shipped_or_saved("initial", self.config.initial)
         self.architecture = coordinatewise.architecture_of(network)
         return network
 
     def _teacher_of(self, config: MetaTrainConfig) -> imitation.Teacher | None:
         if not config.teacher:
             return None
-        network, rule = self._shipped_or_saved("teacher", config.teacher)
-        return imitation.Teacher(
-            tf.nest.map_structure(tf.constant, network),
-            rule,
-            config.teacher_warmup,
-            config.teacher_slack,
-            config.teacher_smallest,
-        )
+        network = self._shipped_or_saved("teacher", config.teacher)
+        return imitation.Teacher(tf.nest.map_structure(tf.constant, network), config.teacher_warmup)
 
     def _teacher_digest(self) -> int | None:
         if self._teacher is None:
             return None
         return zlib.crc32(b"".join(w.numpy().tobytes() for w in tf.nest.flatten(self._teacher.network)))
 
-    def _shipped_or_saved(self, setting: str, name: str) -> tuple[Network, Rule]:
-        """Weights of this run's rule and learning rate, as with others they would not be what they were, but
-        for beta_2, to which weights can be taught to get used."""
+    def _shipped_or_saved(self, setting: str, name: str) -> Network:
+        """Weights of this run's rule and learning rate; with others they would not be what they were."""
         found = pretrained.load(name)
-        rule = found.rule
-        if isinstance(rule, RNNpropRule):
-            rule = dataclasses.replace(rule, beta_2=self.config.beta_2)
-        if (rule, found.learning_rate) != (self.rule, self.config.alpha):
+        if (found.rule, found.learning_rate) != (self.rule, self.config.alpha):
             raise ValueError(
                 f"{setting}: expected weights of a {self.rule} with alpha {self.config.alpha}. "
                 f"Received: {name}, those of a {found.rule} with {found.learning_rate}"
             )
-        return found.network, found.rule
+        return found.network
 
     def _plan(self) -> Plan:
         config = self.config
@@ -304,8 +294,7 @@ class MetaTrainer:
         self, place: Place, network: Network, carry: unroll.Carry, constants: Any
     ) -> tuple[unroll.Carry, meta_gradient.Recorded]:
         """One replica's part of a window's period."""
-        carry, recorded, _ = meta_gradient.record(self._start_of_share(place, network, carry, constants))
-        return carry, recorded
+        return meta_gradient.record(self._start_of_share(place, network, carry, constants))
 
     def _end_of_share(
         self, place: Place, network: Network, carry: unroll.Carry, constants: Any

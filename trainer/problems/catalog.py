@@ -15,7 +15,6 @@ from trainer.problems.base import Problem
 from trainer.problems.cnn import CNN
 from trainer.problems.lstm import RowLSTM, SineLSTM
 from trainer.problems.mlp import MLP
-from trainer.problems.residual import ResidualMLP
 
 Build: TypeAlias = Callable[[str | None], Problem]
 """Makes a problem; the argument is the data folder, None for TFDS's default."""
@@ -57,10 +56,6 @@ def _cnn(
 
 def _rows(dataset: str, pool: int = 1, units: int = 20, layers: int = 1, batch_size: int = 128) -> Build:
     return lambda data_dir: RowLSTM(_images(dataset, pool, data_dir), units, layers, batch_size)
-
-
-def _residual(dataset: str, pool: int = 1, width: int = 32, blocks: int = 2, batch_size: int = 32) -> Build:
-    return lambda data_dir: ResidualMLP(_images(dataset, pool, data_dir), width, blocks, batch_size)
 
 
 def _sine(layers: int = 1, noise: float = 0.1) -> Build:
@@ -107,9 +102,6 @@ SMALL_TASKS: dict[str, Task] = {
     ),
     "digits-cnn-fc2-100": Task(_cnn("digits", "c-c-p-c-c-p-f-f", channels=(6, 8), batch_size=64), 100),
     "mnist-pool4-lstm-100": Task(_rows("mnist", pool=4, units=16), 100),
-    "digits-residual-b32-100": Task(_residual("digits"), 100),
-    "digits-residual-wide-b64-100": Task(_residual("digits", width=64, blocks=3, batch_size=64), 100),
-    "mnist-pool4-residual-b32-100": Task(_residual("mnist", pool=4, width=24, blocks=3), 100),
     "digits-lstm-l2-b32-100": Task(_rows("digits", units=12, layers=2, batch_size=32), 100),
 }
 """Cheap tasks, for meta-training and for trying things out; `pool4`: averaged over 4x4 pixels."""
