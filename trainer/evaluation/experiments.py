@@ -92,7 +92,7 @@ def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps
     if steps > 100 and task in CNNS:
         return Block(task, steps, optimizers, runs=3, tuning_runs=1, after=_before(steps))
     if steps == 10_000:
-        return Block(task, steps, optimizers, runs=5, tuning_runs=2, after=_before(steps))
+        return Block(task, steps, optimizers, runs=5, tuning_runs=2, after=LONG_STEPS[0])
     if steps >= FIGURE_9_STEPS:
         return Block(task, steps, optimizers, runs=10, tuning_runs=3)
     if task in CNNS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections import defaultdict
@@ -128,13 +129,14 @@ def run(
             bar.update(seconds)
 
         def run_task(place: tuple[str, int]) -> None:
-            for block in by_task[place]:
-                evaluation = Evaluation(results, block.task, block.steps, data_dir, after_run)
-                tuning_seeds = range(TUNING_SEED, TUNING_SEED + block.tuning_runs)
-                for name in filter(entrants.__contains__, block.optimizers):
-                    one = entrants[name]
-                    search = _search(name, block, results) if one.rate is None else ()
-                    evaluation.losses(one, range(block.runs), tuning_seeds, *search)
+            for steps, alike in itertools.groupby(by_task[place], key=lambda one: one.steps):
+                evaluation = Evaluation(results, place[0], steps, data_dir, after_run)
+                for block in alike:
+                    tuning_seeds = range(TUNING_SEED, TUNING_SEED + block.tuning_runs)
+                    for name in filter(entrants.__contains__, block.optimizers):
+                        one = entrants[name]
+                        search = _search(name, block, results) if one.rate is None else ()
+                        evaluation.losses(one, range(block.runs), tuning_seeds, *search)
 
         with ThreadPoolExecutor(jobs) as pool:
             todo = [
