@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from rnnprop_tf.network import Tensor
 from rnnprop_tf.optimizer import LearnedOptimizer
-from rnnprop_tf.rule import RNNpropRule, Rule, RuleState
+from rnnprop_tf.rule import RNNpropRule, Rule, RuleState, SettlingRule
 
 SATURATED = 0.99
 """A coordinate whose direction is beyond this, either way, counts as saturated: it moves by all that the
@@ -43,8 +43,8 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
     - After a skipped step the numbers are those of the step before.
     - With `state_dtype="bfloat16"` h has 8 bits, and the direction is right to about a hundredth.
 
-    m~ is bias-corrected for the current step. Weight decay and constraints are no part of the update here,
-    nor is what `use_ema` writes.
+    m~ and the factor of `settling` are bias-corrected for the current step. Weight decay and constraints are
+    no part of the update here, nor is what `use_ema` writes.
 
     Args:
         optimizer: An `RNNprop` or a `DMOptimizer`.
@@ -77,7 +77,9 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
 def _statistics(rule: Rule, output: Any, slots: RuleState, step: int, rate: float) -> UpdateStatistics:
     # Eager, a variable at a time: nothing to trace, and no more memory than a fraction of one's state.
     h = tf.cast(_value(slots.lstm[-1].h), "float32")
-    direction = rule.direction(tf.tensordot(output.kernel[0], h, 1) + output.bias[0])
+    direction = rule.direction(
+        tf.tensordot(output.kernel[0], h, 1) + output.bias[0], _further_inputs(rule, slots, step)
+    )
     touched = tf.cast(tf.reduce_any(h != 0.0, axis=0), "float32")
     count = tf.reduce_sum(touched)
 
@@ -93,8 +95,15 @@ def _statistics(rule: Rule, output: Any, slots: RuleState, step: int, rate: floa
     return UpdateStatistics(float(update_rms), float(m_tilde_rms), float(saturated), float(untouched))
 
 
+def _further_inputs(rule: Rule, slots: RuleState, step: int) -> list[Tensor]:
+    if not isinstance(rule, SettlingRule):
+        return []
+    _, v, u = map(_value, slots.accumulators)
+    return [rule.shrinking(v, u, step)]
+
+
 def _m_tilde(rule: RNNpropRule, slots: RuleState, step: int) -> Tensor:
-    m, v = map(_value, slots.accumulators)
+    m, v = map(_value, slots.accumulators[:2])
     m_hat = m / (1.0 - rule.beta_1**step)
     v_hat = v / (1.0 - rule.beta_2**step)
     return m_hat / (tf.sqrt(v_hat) + rule.epsilon)

@@ -21,7 +21,7 @@ from keras.src.utils.tracking import no_automatic_dependency_tracking
 from rnnprop_tf import compute, pretrained
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, LSTMState, Network, Tensor
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState
+from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState, SettlingRule, checked
 
 STATE_DTYPES = ("float32", "bfloat16")
 
@@ -368,7 +368,8 @@ class RNNprop(LearnedOptimizer):
     asked for; then for each trainable variable `{variable}_m` and `{variable}_v` of its shape and, for each
     LSTM layer k from 1, `{variable}_lstm{k}_h` and `{variable}_lstm{k}_c` of shape `[units, *shape]`. The
     slots are float32 whatever the variable's type (h and c of `state_dtype`), and so is the arithmetic. With
-    the paper's network that is 82 numbers for each number of the model: 328 bytes, 168 with bfloat16.
+    the paper's network that is 82 numbers for each number of the model: 328 bytes, 168 with bfloat16. With
+    `settling` there is `{variable}_u` too, after `{variable}_v`.
 
     Args:
         network: The learned weights, a `rnnprop_tf.network.Network`.
@@ -377,6 +378,10 @@ class RNNprop(LearnedOptimizer):
         beta_1: A float in [0, 1), the decay of the running mean of gradients. Defaults to `0.95`.
         beta_2: A float in [0, 1), the decay of the running mean of squared gradients. Defaults to `0.95`.
         epsilon: A float in (0, 1], added to the root of the latter. Defaults to `1e-8`.
+        settling: A float in [0, 10]. Above 0, steps become smaller once gradients have, see
+            `rnnprop_tf.rule.SettlingRule`; not in the paper, and an experiment. Defaults to `0.0`.
+        beta_3: A float in [0, 1), with `settling` the decay of the longer running mean of squared gradients.
+            Defaults to `0.9999`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
             arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
@@ -409,12 +414,16 @@ class RNNprop(LearnedOptimizer):
         beta_1: float = 0.95,
         beta_2: float = 0.95,
         epsilon: float = 1e-8,
+        settling: float = 0.0,
+        beta_3: float = 0.9999,
         skip_nonfinite: bool = True,
         state_dtype: str = "float32",
         name: str = "rnnprop",
         **kwargs: Unpack[KerasArguments],
     ) -> None:
         rule = RNNpropRule(beta_1, beta_2, epsilon)
+        if checked("settling", settling):
+            rule = SettlingRule(beta_1, beta_2, epsilon, beta_3, settling)
         super().__init__(network, rule, learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
 
 

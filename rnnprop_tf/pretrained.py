@@ -4,8 +4,8 @@ A weight folder holds two files.
 
 `config.json`
     - `format_version`: 1.
-    - `rule`: `"rnnprop"` or `"dm"`.
-    - `hyperparameters`: the rule's; `beta_1`, `beta_2` and `epsilon`, or `p`.
+    - `rule`: `"rnnprop"`, `"rnnprop-settling"` or `"dm"`.
+    - `hyperparameters`: the rule's; `beta_1`, `beta_2` and `epsilon`, with `beta_3` and `settling`; or `p`.
     - `architecture`: `inputs` (the rule's number of inputs), `preprocess` and `lstm` (units per layer, bottom
       first).
     - `learning_rate`: the alpha that the weights were meta-trained with.
@@ -43,7 +43,7 @@ from keras import ops
 from rnnprop_tf import hub
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, checked
+from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, SettlingRule, checked
 
 DEFAULT = "rnnprop-1"
 """The name of the weights to use when none is asked for."""
@@ -54,7 +54,7 @@ MODEL_FILE = "model.safetensors"
 NEXT = ".next"
 """Suffix of a file that `save` has written but not yet put in place."""
 
-RULES: dict[str, type[Rule]] = {"rnnprop": RNNpropRule, "dm": DMRule}
+RULES: dict[str, type[Rule]] = {"rnnprop": RNNpropRule, "rnnprop-settling": SettlingRule, "dm": DMRule}
 
 MAX_CONFIG_BYTES = 2**20
 MAX_HEADER_BYTES = 2**16
@@ -162,7 +162,7 @@ def save(
     Args:
         folder: created if missing; a local path or any URL that `tf.io.gfile` opens.
         network: arrays, tensors or variables; stored as float32.
-        rule: an `RNNpropRule` or a `DMRule`.
+        rule: an `RNNpropRule`, a `SettlingRule` or a `DMRule`.
         learning_rate: alpha during meta-training.
         provenance: what JSON can hold.
 

@@ -30,7 +30,7 @@ import math
 import numbers
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -44,7 +44,9 @@ from rnnprop_tf.network import LSTMState, Network, Tensor
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "beta_1": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
     "beta_2": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
+    "beta_3": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
     "epsilon": ("in (0, 1]", lambda x: 0.0 < x <= 1.0),
+    "settling": ("in [0, 10]", lambda x: 0.0 <= x <= 10.0),
     # e^p must be finite in float32.
     "p": ("in (0, 80]", lambda x: 0.0 < x <= 80.0),
     "learning_rate": ("positive and finite", lambda x: 0.0 < x < math.inf),
@@ -89,10 +91,10 @@ class RuleState(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What the network sees of N coordinates in one step."""
+    """What a rule sees of N coordinates in one step."""
 
     inputs: Tensor
-    """[I, N]"""
+    """[I, N]; the first `Rule.inputs_size` rows are the network's, the rule's `direction` has the others."""
     awake: Tensor
     """[N], boolean: false where the gradient is zero."""
 
@@ -113,6 +115,9 @@ class Rule(ABC):
 
     accumulator_names: ClassVar[tuple[str, ...]]
     inputs_size: ClassVar[int]
+    """How many inputs the network reads."""
+    further_inputs: ClassVar[int] = 0
+    """How many come after those, which only `direction` reads."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -122,7 +127,7 @@ class Rule(ABC):
     def inputs(
         self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """What the network reads, before sleeping coordinates are sorted out.
+        """What the network and `direction` read, before sleeping coordinates are sorted out.
 
         Args:
             accumulators: each [N].
@@ -130,15 +135,16 @@ class Rule(ABC):
             step: scalar of the gradient's dtype, counting from 1.
 
         Returns:
-            The network's inputs [inputs_size, N] and the next accumulators.
+            The inputs [inputs_size + further_inputs, N] and the next accumulators.
         """
 
     @abstractmethod
-    def direction(self, output: Tensor) -> Tensor:
+    def direction(self, output: Tensor, further: Tensor | Sequence[Tensor]) -> Tensor:
         """From output to update.
 
         Args:
             output: the network's, [N].
+            further: the inputs that the network does not read, further_inputs times [N].
 
         Returns:
             The update in units of the learning rate, [N].
@@ -212,9 +218,10 @@ class Rule(ABC):
         Returns:
             The direction [N] and the next LSTM state.
         """
-        awake = observation.awake
-        output, lstm = coordinatewise.apply(network, observation.inputs, lstm, awake)
-        return ops.where(awake, self.direction(output), ops.zeros_like(output)), lstm
+        inputs, awake = observation
+        output, lstm = coordinatewise.apply(network, inputs[: self.inputs_size], lstm, awake)
+        direction = self.direction(output, inputs[self.inputs_size :])
+        return ops.where(awake, direction, ops.zeros_like(output)), lstm
 
 
 def _keep_asleep(awake: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -258,8 +265,60 @@ class RNNpropRule(Rule):
         denominator = ops.sqrt(v_hat) + self.epsilon
         return ops.stack([m_hat / denominator, gradient / denominator]), (m, v)
 
-    def direction(self, output: Tensor) -> Tensor:
+    def direction(self, output: Tensor, further: Tensor | Sequence[Tensor]) -> Tensor:
         return ops.tanh(output)
+
+
+@dataclass(frozen=True)
+class SettlingRule(RNNpropRule):
+    """RNNprop whose steps become smaller once gradients have: a variant of ours, with the same networks.
+
+    RNNprop forgets within 1 / (1 - beta_2) steps how large gradients were, so its steps are as long when
+    only noise or nearly nothing is left of them. Here u remembers squared gradients for 1 / (1 - beta_3)
+    steps, and the direction is multiplied by min(1, (sqrt(v^) + epsilon) / (settling sqrt(u) + epsilon))^2.
+    u is not bias-corrected: in its first steps it is small, and the rule is RNNprop's. Of gradients that stay
+    as they are, steps end at 1 / settling^2 of RNNprop's, if that is below 1.
+
+    Args:
+        beta_1: the decay of m.
+        beta_2: the decay of v.
+        epsilon: added to the roots.
+        beta_3: the decay of u.
+        settling: how many times larger than remembered gradients must be for steps to be as long as
+            RNNprop's, once u is full. 0: any.
+    """
+
+    beta_3: float = 0.9999
+    settling: float = 2.0
+
+    accumulator_names: ClassVar[tuple[str, ...]] = ("m", "v", "u")
+    further_inputs: ClassVar[int] = 1
+
+    def inputs(
+        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        m, v, u = accumulators
+        inputs, (m, v) = super().inputs((m, v), gradient, step)
+        u = self.beta_3 * u + (1.0 - self.beta_3) * gradient * gradient
+        return ops.concatenate([inputs, self.shrinking(v, u, step)[None]]), (m, v, u)
+
+    def direction(self, output: Tensor, further: Tensor | Sequence[Tensor]) -> Tensor:
+        return ops.tanh(output) * further[0]
+
+    def shrinking(self, v: Tensor, u: Tensor, step: Tensor) -> Tensor:
+        """The factor of the direction.
+
+        Args:
+            v: the accumulator after the step, [N].
+            u: likewise.
+            step: as for `update`.
+
+        Returns:
+            [N], in [0, 1].
+        """
+        recent = ops.sqrt(v / (1.0 - self.beta_2**step)) + self.epsilon
+        remembered = self.settling * ops.sqrt(u) + self.epsilon
+        return ops.square(ops.minimum(recent / remembered, 1.0))
 
 
 @dataclass(frozen=True)
@@ -291,5 +350,5 @@ class DMRule(Rule):
         sign = ops.clip(gradient * math.exp(self.p), -1.0, 1.0)
         return ops.stack([log_magnitude, sign]), accumulators
 
-    def direction(self, output: Tensor) -> Tensor:
+    def direction(self, output: Tensor, further: Tensor | Sequence[Tensor]) -> Tensor:
         return output

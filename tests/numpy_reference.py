@@ -6,7 +6,7 @@ import numpy as np
 
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
-from rnnprop_tf.rule import DMRule, RNNpropRule
+from rnnprop_tf.rule import DMRule, RNNpropRule, SettlingRule
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -67,6 +67,27 @@ class RNNpropReference:
 
     def accumulators(self) -> list[float]:
         return [self.m, self.v]
+
+
+class SettlingReference(RNNpropReference):
+    """One coordinate: as RNNprop, times the square of recent over remembered size, if that is below 1."""
+
+    def __init__(self, rule: SettlingRule, network: Network):
+        super().__init__(rule, network)
+        self.u = 0.0
+
+    def step(self, g: float, t: int) -> float:
+        if g == 0.0:
+            return 0.0
+        direction = super().step(g, t)
+        rule = self.rule
+        self.u = rule.beta_3 * self.u + (1 - rule.beta_3) * g**2
+        recent = math.sqrt(self.v / (1 - rule.beta_2**t)) + rule.epsilon
+        ratio = recent / (rule.settling * math.sqrt(self.u) + rule.epsilon)
+        return direction * ratio**2 if ratio < 1 else direction
+
+    def accumulators(self) -> list[float]:
+        return [self.m, self.v, self.u]
 
 
 class DMReference:

@@ -16,7 +16,7 @@ from tensorflow.python.summary.summary_iterator import summary_iterator
 from rnnprop_tf import DMOptimizer, OptimizerMonitor, RNNprop, update_statistics
 from rnnprop_tf.callbacks import SATURATED
 from rnnprop_tf.network import Architecture
-from rnnprop_tf.rule import DMRule, RNNpropRule
+from rnnprop_tf.rule import DMRule, RNNpropRule, SettlingRule
 
 RULES = {RNNprop: (RNNpropRule(), reference.RNNpropReference), DMOptimizer: (DMRule(), reference.DMReference)}
 
@@ -29,6 +29,21 @@ def network(seed=0):
 
 def rms(values):
     return math.sqrt(np.mean(np.square(values)))
+
+
+def test_update_rms_is_that_of_the_shortened_step():
+    gradients = np.random.default_rng(2).normal(size=(8, 24))
+    weights = network()
+    coordinates = [
+        reference.SettlingReference(SettlingRule(beta_3=0.5, settling=3.0), weights) for _ in range(24)
+    ]
+    optimizer = RNNprop(weights, settling=3.0, beta_3=0.5)
+    variable = keras.Variable(np.ones(24, "float32"), name="kernel")
+    for t, row in enumerate(gradients, start=1):
+        moves = [c.step(g, t) for c, g in zip(coordinates, row, strict=True)]
+        optimizer.apply([tf.constant(row, "float32")], [variable])
+    assert np.median(np.abs(moves)) < 0.2  # shortened
+    assert update_statistics(optimizer)["kernel"].update_rms == pytest.approx(0.1 * rms(moves), rel=1e-4)
 
 
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])

@@ -10,7 +10,7 @@ from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 from rnnprop_tf import DMOptimizer, RNNprop, compute
 from rnnprop_tf.network import Architecture, Dense, LSTMLayer, Network, initial_weights
-from rnnprop_tf.rule import DMRule, RNNpropRule
+from rnnprop_tf.rule import DMRule, RNNpropRule, SettlingRule
 
 CLASSES = (RNNprop, DMOptimizer)
 MODES = ("eager", "graph", "jit")
@@ -150,7 +150,12 @@ def test_build_inside_a_trace_equals_build_before_it():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("cls", "rule"), [(RNNprop, RNNpropRule(0.9, 0.99, 1e-6)), (DMOptimizer, DMRule(5.0))]
+    ("cls", "rule"),
+    [
+        (RNNprop, RNNpropRule(0.9, 0.99, 1e-6)),
+        (RNNprop, SettlingRule(0.9, 0.95, 1e-6, 0.9, 1.5)),
+        (DMOptimizer, DMRule(5.0)),
+    ],
 )
 def test_class_equals_rule_over_random_steps(cls, rule, mode, monkeypatch):
     monkeypatch.setattr(compute, "SMALL", 10)  # The kernel runs alone, the other two together.
@@ -174,6 +179,20 @@ def test_class_equals_rule_over_random_steps(cls, rule, mode, monkeypatch):
     found = list(slots(optimizer).values())
     for value, slot in zip(tf.nest.flatten(states), found, strict=True):
         np.testing.assert_allclose(slot.reshape(value.shape), value.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_settling_survives_config_and_weight_folder(tmp_path):
+    optimizer = RNNprop(random_network(), settling=1.5, beta_3=0.99)
+    optimizer.save_pretrained(tmp_path / "weights")
+    for same in (
+        RNNprop.from_config(optimizer.get_config()),
+        RNNprop.from_pretrained(tmp_path / "weights"),
+        RNNprop.from_pretrained("rnnprop-quick", settling=1.5, beta_3=0.99),
+    ):
+        assert same.rule == SettlingRule(beta_3=0.99, settling=1.5)
+    assert type(RNNprop(random_network()).rule) is RNNpropRule
+    with pytest.raises(ValueError, match="Expected settling to be a number"):
+        RNNprop(random_network(), settling=None)
 
 
 def test_features_are_adams_and_rmsprops_updates():

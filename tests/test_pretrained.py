@@ -24,7 +24,7 @@ from numpy.testing import assert_array_equal
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
 from rnnprop_tf.network import Architecture, Network
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
+from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, SettlingRule
 
 SMALL = Architecture(preprocess=(3,), lstm=(4, 2))
 
@@ -98,6 +98,7 @@ def assert_refused(folder: Path, file: str, expected: str, received: str) -> Non
     ("rule", "architecture"),
     [
         (RNNpropRule(0.9, 0.999, 1e-7), Architecture()),
+        (SettlingRule(0.9, 0.999, 1e-7, 0.99, 0.5), Architecture()),
         (DMRule(p=7), Architecture(preprocess=())),
         (RNNpropRule(), Architecture(2, (512,) * 2, (1,) * 8)),
     ],
@@ -368,7 +369,10 @@ SIZES = {
             for v in [*vs, *JUNK]
             if v != [] or "lstm" in key
         ),
-        *(("rule", v, r"rule to be one of \['dm', 'rnnprop'\]") for v in [*JUNK, 1, "RNNprop", "__class__"]),
+        *(
+            ("rule", v, r"rule to be one of \['dm', 'rnnprop', 'rnnprop-settling'\]")
+            for v in [*JUNK, 1, "RNNprop", "__class__"]
+        ),
         *(("provenance", v, "provenance to be a JSON object") for v in JUNK if not isinstance(v, dict)),
         *(("digest", v, "digest to be sha256: and 64 hex") for v in [*JUNK, "sha256:" + "A" * 64, "md5:0"]),
         *(("hyperparameters", v, "hyperparameters to be") for v in [*JUNK, {"p": 10.0}]),
@@ -410,7 +414,7 @@ def test_changed_digit_in_the_config_is_refused(folder: Path) -> None:
     [
         ({"learning_rate": -1.0}, "learning_rate to be a number positive"),
         ({"learning_rate": float("nan")}, "numbers, texts, lists and dicts that JSON can hold"),
-        ({"rule": object()}, r"a rule of \['DMRule', 'RNNpropRule'\]"),
+        ({"rule": object()}, r"a rule of \['DMRule', 'RNNpropRule', 'SettlingRule'\]"),
         ({"provenance": {"loss": float("inf")}}, "JSON can hold"),
         ({"provenance": {"what": object()}}, "JSON can hold"),
         ({"provenance": {"long": "x" * 2**20}}, "a provenance of less than 1048576 bytes"),

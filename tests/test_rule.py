@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from numpy_reference import DMReference, RNNpropReference, random_network
+from numpy_reference import DMReference, RNNpropReference, SettlingReference, random_network
 
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState
+from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState, SettlingRule
 
 RULES = [
     pytest.param(RNNpropRule(), Architecture(), id="rnnprop"),
     pytest.param(RNNpropRule(beta_1=0.8, beta_2=0.99, epsilon=1e-3), Architecture(2, (5,), (4,)), id="other"),
+    pytest.param(SettlingRule(beta_3=0.9, settling=1.5), Architecture(2, (5,), (4,)), id="settling"),
     pytest.param(DMRule(), Architecture(preprocess=()), id="dm"),
     pytest.param(DMRule(p=3.0), Architecture(2, (), (4, 3)), id="dm-p3"),
 ]
+
+REFERENCES = {RNNpropRule: RNNpropReference, SettlingRule: SettlingReference, DMRule: DMReference}
 
 
 def gradients_with_zeros(steps: int, coordinates: int, seed: int) -> np.ndarray:
@@ -52,7 +55,7 @@ def test_rule_equals_the_paper_s_equations(rule: Rule, architecture: Architectur
     coordinates = 5
     network = random_network(architecture, seed=1)
     gradients = gradients_with_zeros(100, coordinates, seed=2)
-    reference_class = RNNpropReference if isinstance(rule, RNNpropRule) else DMReference
+    reference_class = REFERENCES[type(rule)]
     references = [reference_class(rule, network) for _ in range(coordinates)]
 
     def compare(t: int, direction: np.ndarray, state: RuleState) -> None:
@@ -127,6 +130,18 @@ def test_rnnprop_s_direction_is_bounded_by_one() -> None:
     assert 0.99 < np.abs(found).max() <= 1.0
 
 
+def test_settling_shortens_steps_once_gradients_have_shrunk_and_not_before() -> None:
+    network = random_network(Architecture(), seed=14)
+    gradients = np.random.default_rng(15).normal(size=(400, 20))
+    gradients[100:] *= 1e-2
+    plain = directions(RNNpropRule(), network, gradients)
+    settling = directions(SettlingRule(), network, gradients)
+    assert_allclose(settling[:100], plain[:100])
+    # u holds a hundredth of the first gradients' squares: 2 sqrt(0.01) = 0.2, of which 0.01 is a twentieth.
+    assert_allclose(np.median(settling[-20:] / plain[-20:]), 0.05**2, rtol=0.2)
+    assert_allclose(directions(SettlingRule(settling=0.0), network, gradients), plain)
+
+
 @pytest.mark.parametrize(("rule", "architecture"), RULES)
 def test_float32_follows_float64(rule: Rule, architecture: Architecture) -> None:
     network = coordinatewise.initial_weights(architecture, seed=12)
@@ -154,6 +169,9 @@ def test_float32_follows_float64(rule: Rule, architecture: Architecture) -> None
         (RNNpropRule, "epsilon", float("nan")),
         (RNNpropRule, "epsilon", 1e-60),  # 0 in float32
         (RNNpropRule, "epsilon", None),
+        (SettlingRule, "beta_3", 1.0),
+        (SettlingRule, "settling", -1.0),
+        (SettlingRule, "settling", float("nan")),
         (DMRule, "p", 100.0),  # e^p is infinite in float32
         (DMRule, "p", 0),
         (DMRule, "p", True),

@@ -84,7 +84,7 @@ def unroll(
     if record:
         arrays += [
             tf.TensorArray(dtype, steps, element_shape=[size]),
-            tf.TensorArray(dtype, steps, element_shape=[rule.inputs_size, size]),
+            tf.TensorArray(dtype, steps, element_shape=[rule.inputs_size + rule.further_inputs, size]),
             tf.TensorArray(tf.bool, steps, element_shape=[size]),
         ]
 
