@@ -10,16 +10,12 @@ models that weights are chosen by; prints a Markdown table of mean final losses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 from absl import app, flags
-from keras import ops
 
 from rnnprop_tf import RNNprop, pretrained
-from rnnprop_tf.network import LSTMState, Network, Tensor
-from rnnprop_tf.rule import Observation, RNNpropRule
+from rnnprop_tf.network import Tensor
+from rnnprop_tf.rule import SettlingRule
 from trainer.evaluation.curves import LearnedRunner
 from trainer.evaluation.fits import FitRunner
 from trainer.problems import catalog
@@ -36,38 +32,14 @@ flags.DEFINE_list("slacks", ["0", "1", "1.25", "1.5"], "0 leaves the steps as th
 FIRST_SEED = 400_000
 
 
-@dataclass(frozen=True)
-class Settling(RNNpropRule):
-    """RNNprop with the factor above."""
+class BiasCorrected(SettlingRule):
+    """The rule with its longer memory corrected, so that it counts from the first steps on."""
 
-    memory: float = 0.9999
-    slack: float = 0.0
-
-    accumulator_names: ClassVar[tuple[str, ...]] = ("m", "v", "u")
-
-    def __post_init__(self) -> None:
-        """The fields are not those of `rule.RANGES`."""
-
-    def inputs(
-        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        m, v, u = accumulators
-        inputs, (m, v) = super().inputs((m, v), gradient, step)
-        u = self.memory * u + (1.0 - self.memory) * gradient * gradient
-        longer = u / (1.0 - self.memory**step) + 1e-30  # its root is a float32, and above 0
-        ratio = (v / (1.0 - self.beta_2**step)) / longer
-        factor = ops.minimum(self.slack**2 * ratio, 1.0) if self.slack else ops.ones_like(ratio)
-        return ops.concatenate([inputs, factor[None]], axis=0), (m, v, u)
-
-    def respond(
-        self, network: Network, observation: Observation, lstm: tuple[LSTMState, ...]
-    ) -> tuple[Tensor, tuple[LSTMState, ...]]:
-        seen = Observation(observation.inputs[:2], observation.awake)
-        direction, lstm = super().respond(network, seen, lstm)
-        return direction * observation.inputs[2], lstm
+    def shrinking(self, v: Tensor, u: Tensor, step: Tensor) -> Tensor:
+        return super().shrinking(v, u / (1.0 - self.beta_3**step), step)
 
 
-def runner_of(name: str, rule: Settling) -> LearnedRunner | FitRunner:
+def runner_of(name: str, rule: BiasCorrected) -> LearnedRunner | FitRunner:
     found = pretrained.load(FLAGS.weights)
 
     def optimizer(_: object = None) -> RNNprop:
@@ -85,7 +57,9 @@ def main(_: list[str]) -> None:
     for name in FLAGS.tasks:
         row = []
         for slack in map(float, FLAGS.slacks):
-            runner = runner_of(name, Settling(memory=FLAGS.memory, slack=slack))
+            runner = runner_of(
+                name, BiasCorrected(beta_3=FLAGS.memory, settling=1.0 / slack if slack else 0.0)
+            )
             runs = (runner.run(FLAGS.steps, FIRST_SEED + k) for k in range(FLAGS.runs))
             row.append(float(np.mean([run.final_loss for run in runs])))
         print(f"| {name} | {' | '.join(f'{loss:.5f}' for loss in row)} |", flush=True)
