@@ -96,8 +96,8 @@ def list_pretrained() -> list[str]:
     Example:
 
     >>> rnnprop_tf.list_pretrained()
-    ['dm-paper', 'dm-paper-tricks', 'rnnprop-1', 'rnnprop-paper', 'rnnprop-paper-no-convex',
-    'rnnprop-paper-no-scaling', 'rnnprop-quick']
+    ['dm-paper', 'dm-paper-tricks', 'rnnprop-1', 'rnnprop-1-settling', 'rnnprop-paper',
+    'rnnprop-paper-no-convex', 'rnnprop-paper-no-scaling', 'rnnprop-quick']
     """
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 

@@ -435,8 +435,13 @@ def test_the_default_weights_runs_are_compared_with_their_start(tmp_path):
     text = tables.default(results)
     assert f"Of 4 runs of {experiments.DEFAULT} these" in text
     assert f"ended more than 5% above their first loss: 2 of {BASE} (100 steps)." in text
-    assert f"| {BASE}, 100 | nan [nan, nan], nan | not run | not run | 0.5 [0.5, 0.5], 0.5 |" in text
-    change(results, BASE, experiments.DEFAULT, 0.3)
+    add(results, BASE, experiments.SETTLING, [0.3, 2.5])
+    text = tables.default(results)
+    ours = "nan [nan, nan], nan | 1.4 [0.3, 2.5], 1.4"
+    assert f"| {BASE}, 100 | {ours} | not run | not run | 0.5 [0.5, 0.5], 0.5 |" in text
+    assert f"Of 2 runs of {experiments.SETTLING} these" in text
+    for name in experiments.OURS:
+        change(results, BASE, name, 0.3)
     assert "above their first loss: none." in tables.default(results)
 
 

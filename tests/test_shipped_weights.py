@@ -1,5 +1,6 @@
 """Every shipped weight folder: its behaviour is pinned, its card complete, and it optimizes."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -8,7 +9,10 @@ import pytest
 import tensorflow as tf
 
 from rnnprop_tf import list_pretrained, pretrained
+from rnnprop_tf.rule import SettlingRule
+from trainer.evaluation import experiments
 from trainer.evaluation.curves import LearnedRunner
+from trainer.evaluation.results import short_digest
 from trainer.problems import catalog
 
 GOLDENS = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())
@@ -36,6 +40,16 @@ def test_the_default_ships():
 @pytest.mark.parametrize("name", NAMES)
 def test_behaviour_is_that_of_the_golden(name):
     np.testing.assert_allclose(directions(pretrained.load(name)), GOLDENS[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_settling_weights_are_the_default_s_network_under_another_rule():
+    """The golden's 12 steps are too few to tell them apart."""
+    ours, plain = (pretrained.load(name) for name in experiments.OURS[::-1])
+    tf.nest.map_structure(np.testing.assert_array_equal, ours.network, plain.network)
+    assert ours.rule == SettlingRule(**dataclasses.asdict(plain.rule), settling=2.0, beta_3=0.9999)
+    assert ours.learning_rate == plain.learning_rate
+    # Their runs must not be taken for each other's.
+    assert short_digest(ours.config) == f"{short_digest(plain.config)}-2-0.9999"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -256,14 +256,21 @@ def test_tables_and_figures_read_what_was_run(tmp_path):
         results.add(cell, [0, 1], [loss, loss], [3.0, 3.0], np.stack([curve, curve]))
     table = tables.workloads(results, "workloads-test")
     lines = [line for line in table.splitlines() if line.startswith("| keras-cancer, 200")]
-    assert lines[0].endswith("| 0.6 [0.6, 0.6], 0.6 at 0.01 | not run | 0.500 |")
+    assert lines[0].endswith("| 0.6 [0.6, 0.6], 0.6 at 0.01 | not run | 0.500 |  |")
     assert lines[1].count("| 0.8, 0.750, 1.0 s ") == 3
     assert "keras-eeg" not in table
     results.add(Cell("keras-eeg-gru", "adam-default", "", 0.001, 200), [0], [0.9], [3.0], curve[None])
     assert (
-        "| keras-eeg-gru, 200 | not run | 0.9 [0.9, 0.9], 0.9 | not run | not run |  |"
+        "| keras-eeg-gru, 200 | not run | not run | 0.9 [0.9, 0.9], 0.9 | not run | not run |  |  |"
         in tables.workloads(results, "workloads-test")
     )
+    cell = Cell("keras-cancer", experiments.SETTLING, "", 0.1, 200)
+    results.add(cell, [0, 1], [0.7, 0.7], [3.0, 3.0], np.stack([curve, curve]))
+    table = tables.workloads(results, "workloads-test")
+    assert "| 0.6 [0.6, 0.6], 0.6 at 0.01 | not run | 0.500 | 1.167 |" in table
+    assert f"| {experiments.DEFAULT} | 200 | 1 of 1 | 1 of 1 |" in table
+    assert f"| {experiments.SETTLING} | 200 | 1 of 1 | 0 of 1 |" in table
+    assert f"| {experiments.SETTLING} | 2,000 | 0 of 0 | 0 of 0 |" in table
     figure = plots.workloads(results, "workloads-test")
     [axes] = figure.axes
     assert axes.get_title() == "keras-cancer, 200 steps"

@@ -31,17 +31,20 @@ SINES = ("sin_lstm", "sin_lstm-x2", "sin_lstm-no001")
 
 DEFAULT = pretrained.DEFAULT
 """The weights of `from_pretrained()`."""
+SETTLING = f"{DEFAULT}-settling"
+"""The same network under the rule whose steps become smaller."""
+OURS = (DEFAULT, SETTLING)
 LONG_STEPS = (2_000, 10_000)
 LONG_TASKS = (RELU, DEPTHS[2], CNNS[0])
 """Run for `LONG_STEPS` too, to judge the default weights by; the base MLP's are among the paper's."""
 LONG_RIVALS = ("momentum", "rmsprop", "adam")
-"""Of the default weights on a CNN for so long, where a run takes minutes."""
+"""Of ours on a CNN for so long, where a run takes minutes."""
 PEER = "vita-rnnprop-cl-il"
 """RNNprop weights of others, VITA-Group/L2O-Training-Techniques', read by `trainer.convert`."""
 BESIDE = (ADAM_DEFAULT, RNNPROP, PEER)
-"""Others that the default weights are shown beside, on the 22 tasks and on longer runs."""
+"""Others that ours are shown beside, on the 22 tasks and on longer runs."""
 RIVALS = (ADAM_DEFAULT, "adam", ADAMW_COSINE)
-"""Of the default weights on Keras models."""
+"""Of ours on Keras models."""
 WORKLOAD_RUNS: Mapping[int, int] = {200: 6, 2_000: 4, 10_000: 2}
 """By steps, of each optimizer on each Keras model."""
 
@@ -102,7 +105,7 @@ def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps
 
 def _workloads(names: Iterable[str]) -> tuple[Block, ...]:
     return tuple(
-        Block(name, steps, (DEFAULT, *RIVALS), WORKLOAD_RUNS[steps], tuning_runs=1, after=_before(steps))
+        Block(name, steps, (*OURS, *RIVALS), WORKLOAD_RUNS[steps], tuning_runs=1, after=_before(steps))
         for steps in WORKLOAD_RUNS
         for name in names
     )
@@ -136,9 +139,9 @@ PAPER: dict[str, tuple[Block, ...]] = {
 
 BEYOND: dict[str, tuple[Block, ...]] = {
     "default": (
-        *(_block(task, (DEFAULT, *BESIDE, *TRADITIONAL)) for task in PAPER_TASKS),
+        *(_block(task, (*OURS, *BESIDE, *TRADITIONAL)) for task in PAPER_TASKS),
         *(
-            _block(task, (DEFAULT, *BESIDE, *(LONG_RIVALS if task in CNNS else TRADITIONAL)), steps)
+            _block(task, (*OURS, *BESIDE, *(LONG_RIVALS if task in CNNS else TRADITIONAL)), steps)
             for steps in LONG_STEPS
             for task in LONG_TASKS
         ),

@@ -26,6 +26,7 @@ from trainer.evaluation.experiments import (
     NO_CONVEX,
     NO_CONVEX_5000,
     NO_SCALING,
+    OURS,
     RELU,
     RIVALS,
     RNNPROP,
@@ -158,7 +159,7 @@ def workloads(results: Results, experiment: str) -> Figure:
         layout="constrained",
     )
     for axes, (task, steps) in zip(grid[0], longest.items(), strict=False):
-        for name in (DEFAULT, *RIVALS):
+        for name in (*OURS, *RIVALS):
             if rows := reported(results, task, steps, name):
                 _, seconds, _, loss, _ = results.curves(rows).mean(axis=0).T
                 axes.plot(seconds, loss, "o-", ms=2, label=name)

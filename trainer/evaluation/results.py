@@ -29,10 +29,19 @@ LOCK_FILE = ".lock"
 TUNING_SEED = 500_000
 """First of the seeds used for tuning, far from those of any reported run."""
 
+VARYING = ("settling", "beta_3")
+"""Hyperparameters that weights are shipped with several values of."""
+
 
 def short_digest(config: Mapping[str, Any]) -> str:
-    """What tells weights from others of the same name, from their `config.json`."""
-    return config["digest"].removeprefix("sha256:")[:12]
+    """What tells weights from others of the same name, and from the same network under another rule.
+
+    Args:
+        config: `config.json` of a weight folder.
+    """
+    digest = config["digest"].removeprefix("sha256:")[:12]
+    hyperparameters = config["hyperparameters"]
+    return "-".join([digest, *(f"{hyperparameters[name]:g}" for name in VARYING if name in hyperparameters)])
 
 
 class Cell(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from trainer.evaluation import experiments
+from trainer.evaluation.baselines import ADAM_DEFAULT
 from trainer.evaluation.experiments import (
     ACTIVATIONS,
     BASE,
@@ -20,14 +21,17 @@ from trainer.evaluation.experiments import (
     LONG_RIVALS,
     NO_CONVEX,
     NO_SCALING,
+    OURS,
     RELU,
     REPLICATE_SEEDS,
     REPLICATED,
     RIVALS,
     RNNPROP,
+    SETTLING,
     SINES,
     TABLE_4_ITERATIONS,
     TRADITIONAL,
+    WORKLOAD_RUNS,
     at_iteration,
     replicate,
 )
@@ -57,6 +61,9 @@ STEPS = {name: task.steps for name, task in PAPER_TASKS.items()}
 TIE = 0.01
 """Means that differ by less than this share are called tied, whatever their intervals."""
 
+
+NEAR = 1.1
+"""Up to this ratio a mean counts as near that of a tuned Adam."""
 
 ABOVE = 1.05
 """A run ends above its start from this ratio on: the start is one batch's loss, the end a mean over many."""
@@ -229,21 +236,26 @@ def _spread(found: Sequence[Summary | None]) -> str:
 
 
 def default(results: Results) -> str:
-    """The default weights on the 22 tasks and on longer runs."""
+    """Ours on the 22 tasks and on longer runs."""
     places = list(dict.fromkeys((block.task, block.steps) for block in BEYOND["default"]))
-    names = (DEFAULT, *BESIDE)
+    names = (*OURS, *BESIDE)
     rows = [
         [f"{task}, {steps:,}", *(cell(summary(results, task, steps, name)) for name in names)]
         for task, steps in places
     ]
     parts = (
-        scorecard(results, DEFAULT, places),
+        *_judged(results, DEFAULT, places),
+        f"The same network under the rule whose steps become smaller once gradients have, {SETTLING}:",
+        *_judged(results, SETTLING, places),
         f"On the CNN's long runs the traditional ones are {', '.join(LONG_RIVALS)} alone.",
-        _above_the_start(results, DEFAULT, places),
-        "The same weights beside others:",
+        "Both beside others:",
         markdown(["task, steps", *names], rows),
     )
     return "\n\n".join(parts)
+
+
+def _judged(results: Results, optimizer: str, places: Sequence[tuple[str, int]]) -> tuple[str, str]:
+    return scorecard(results, optimizer, places), _above_the_start(results, optimizer, places)
 
 
 def _above_the_start(results: Results, optimizer: str, places: Iterable[tuple[str, int]]) -> str:
@@ -262,31 +274,55 @@ def _above_the_start(results: Results, optimizer: str, places: Iterable[tuple[st
 
 
 def workloads(results: Results, experiment: str) -> str:
-    """The default weights on Keras models: training losses, and what the model was worth at the end."""
+    """Ours on Keras models: training losses, and what the model was worth at the end."""
     preface = (
         "Keras's own initialisers, `fit`. Losses are those of the model as it predicts, on at most 2,000 "
         "examples evenly spaced. adam and adamw-cosine (weight decay 0.004, Keras's default) are tuned on "
         "the training loss of a run with another seed, adam-default is Adam at 0.001. Seconds depend on what "
         "else ran beside: compare them where the report ran with `--jobs=1`."
     )
-    names = (DEFAULT, *RIVALS)
+    names = (*OURS, *RIVALS)
     losses, ends = [], []
     for block in BEYOND[experiment]:
         place = f"{block.task}, {block.steps:,}"
         found = {name: summary(results, block.task, block.steps, name) for name in names}
-        ours, tuned = found[DEFAULT], found["adam"]
         if not any(found.values()):
             continue
-        ratio = f"{ours.mean / tuned.mean:.3f}" if ours and tuned else ""
-        losses.append([place, *(cell(one, rate=name in RIVALS[1:]) for name, one in found.items()), ratio])
+        ratios = (_ratio(found[name], found["adam"]) for name in OURS)
+        shown = ["" if ratio is None else f"{ratio:.3f}" for ratio in ratios]
+        losses.append([place, *(cell(one, rate=name in RIVALS[1:]) for name, one in found.items()), *shown])
         ends.append([place, *(_end(results, block, name) for name in names)])
     titles = ("Training loss", "Validation loss, accuracy where there is one, seconds of training")
     parts = (
         markdown(["model, steps", *names, *more], rows)
-        for rows, more in ((losses, [f"{DEFAULT} / adam"]), (ends, []))
+        for rows, more in ((losses, [f"{name} / adam" for name in OURS]), (ends, []))
     )
     sections = (f"{title}:\n\n{part}" for title, part in zip(titles, parts, strict=True))
-    return "\n\n".join([preface, *sections])
+    return "\n\n".join([preface, _near_adam(results, experiment), *sections])
+
+
+def _ratio(ours: Summary | None, theirs: Summary | None) -> float | None:
+    """Of the mean final losses, where both were run."""
+    return None if ours is None or theirs is None else ours.mean / theirs.mean
+
+
+def _near_adam(results: Results, experiment: str) -> str:
+    """By number of steps: on how many Keras models ours end below Adam as it comes, and near the tuned."""
+    lines = []
+    for name in OURS:
+        for steps in WORKLOAD_RUNS:
+            below, near = (
+                [
+                    ratio <= most
+                    for block in BEYOND[experiment]
+                    if block.steps == steps
+                    and (ratio := _ratio(*(summary(results, block.task, steps, k) for k in (name, rival))))
+                    is not None
+                ]
+                for rival, most in ((ADAM_DEFAULT, 1.0), ("adam", NEAR))
+            )
+            lines.append([name, f"{steps:,}", f"{sum(below)} of {len(below)}", f"{sum(near)} of {len(near)}"])
+    return markdown(["", "steps", f"at most {ADAM_DEFAULT}", f"at most {NEAR:g} times adam, tuned"], lines)
 
 
 def _end(results: Results, block: experiments.Block, name: str) -> str:
