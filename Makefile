@@ -24,7 +24,7 @@ examples: $(STAMP)
 	set -e; for name in $(EXAMPLES); do $(BIN)/python -m examples.$$name; done
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

@@ -98,6 +98,7 @@ def test_a_window_of_periods_is_one_long_period(rule_name, tasks, period):
     np.testing.assert_allclose(carry.params, truth.carry.params, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_sample_of_a_window_is_unbiased():
     start = period_start("rnnprop", Objective(steps=6), tf.float64)
     truth = flat(meta_gradient.taped(start).gradient)

@@ -132,14 +132,14 @@ def test_rnnprop_s_direction_is_bounded_by_one() -> None:
 
 def test_settling_shortens_steps_once_gradients_have_shrunk_and_not_before() -> None:
     network = random_network(Architecture(), seed=14)
-    gradients = np.random.default_rng(15).normal(size=(400, 20))
-    gradients[100:] *= 1e-2
-    plain = directions(RNNpropRule(), network, gradients)
-    settling = directions(SettlingRule(), network, gradients)
-    assert_allclose(settling[:100], plain[:100])
-    # u holds a hundredth of the first gradients' squares: 2 sqrt(0.01) = 0.2, of which 0.01 is a twentieth.
-    assert_allclose(np.median(settling[-20:] / plain[-20:]), 0.05**2, rtol=0.2)
-    assert_allclose(directions(SettlingRule(settling=0.0), network, gradients), plain)
+    gradients = np.sign(np.random.default_rng(15).normal(size=(60, 20)))
+    gradients[30:] *= 1e-2
+    plain = directions(RNNpropRule(beta_2=0.5), network, gradients)
+    settling = directions(SettlingRule(beta_2=0.5), network, gradients)
+    assert_allclose(settling[:30], plain[:30])
+    # u is 30 times 1e-4, v is 1e-4.
+    assert_allclose(settling[-10:] / plain[-10:], 1e-4 / (4 * 30e-4), rtol=1e-2)
+    assert_allclose(directions(SettlingRule(beta_2=0.5, settling=0.0), network, gradients), plain)
 
 
 @pytest.mark.parametrize(("rule", "architecture"), RULES)

@@ -142,6 +142,7 @@ def test_a_run_leaves_nothing_behind(runner):
     assert abs(first.final_loss - next_seed.final_loss) > 1e-6
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_are_those_made_alone(runner):
     runner.tune(0.01)
     alone = runner.run(20, 5)

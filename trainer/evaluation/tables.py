@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from trainer.evaluation import experiments
-from trainer.evaluation.baselines import ADAM_DEFAULT
 from trainer.evaluation.experiments import (
     ACTIVATIONS,
+    ADAM_DEFAULT,
     BASE,
     BESIDE,
     BEYOND,
