@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 from absl import app, flags
 
-from rnnprop_tf import RNNprop, pretrained
-from rnnprop_tf.rule import SettlingRule
+from rnnprop_tf import RNNprop
 from trainer.evaluation.curves import LearnedRunner
 from trainer.evaluation.fits import FitRunner
 from trainer.problems import catalog
@@ -23,21 +22,20 @@ flags.DEFINE_string("weights", "rnnprop-1", "a name or folder")
 flags.DEFINE_list("tasks", [*catalog.SMALL_TASKS, *VALIDATION], "of the catalog or the workloads")
 flags.DEFINE_integer("steps", 2_000, "of a run", lower_bound=1)
 flags.DEFINE_integer("runs", 2, "of each", lower_bound=1)
-flags.DEFINE_float("beta_3", 0.9999, "decay of the longer memory", lower_bound=0.0, upper_bound=1.0)
+flags.DEFINE_float("beta_3", 0.9999, "decay of the longer memory, below 1", lower_bound=0.0)
 flags.DEFINE_list("settlings", ["0", "1", "2", "3", "4"], "0 leaves the steps as they are")
 
 FIRST_SEED = 400_000
 
 
 def runner_of(name: str, settling: float) -> LearnedRunner | FitRunner:
+    def optimizer(_: object = None) -> RNNprop:
+        return RNNprop.from_pretrained(FLAGS.weights, settling=settling, beta_3=FLAGS.beta_3)
+
     if name in VALIDATION:
-        return FitRunner(
-            VALIDATION[name],
-            lambda _: RNNprop.from_pretrained(FLAGS.weights, settling=settling, beta_3=FLAGS.beta_3),
-        )
-    found = pretrained.load(FLAGS.weights)
-    rule = SettlingRule(beta_3=FLAGS.beta_3, settling=settling)
-    return LearnedRunner(catalog.task(name).build(None), rule, found.network, found.learning_rate)
+        return FitRunner(VALIDATION[name], optimizer)
+    made, problem = optimizer(), catalog.task(name).build(None)
+    return LearnedRunner(problem, made.rule, made.network, float(made.learning_rate))
 
 
 def main(_: list[str]) -> None:

@@ -36,14 +36,15 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
     """How large the last step was, for each variable. For a training loop of your own, between two steps.
 
     Directions are not stored. They are computed again, exactly, from the h that the top LSTM layer ended
-    with: direction = tanh(W h + b). Three things follow from what h is:
+    with: direction = tanh(W h + b), with `settling` times its factor. Three things follow from what h is:
 
     - A coordinate without a gradient keeps its h, so it counts with the last step that it took, not with the
       zero of this one. One that never had a gradient is not counted, but for `untouched`.
     - After a skipped step the numbers are those of the step before.
     - With `state_dtype="bfloat16"` h has 8 bits, and the direction is right to about a hundredth.
 
-    m~ and the factor of `settling` are bias-corrected for the current step. Weight decay and constraints are
+    m~ and the factor of `settling` are bias-corrected for the current step, which for coordinates that
+    have slept is not that of their last move. Weight decay and constraints are
     no part of the update here, nor is what `use_ema` writes.
 
     Args:

@@ -21,7 +21,7 @@ from keras.src.utils.tracking import no_automatic_dependency_tracking
 from rnnprop_tf import compute, pretrained
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, LSTMState, Network, Tensor
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState, SettlingRule, checked
+from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState, SettlingRule
 
 STATE_DTYPES = ("float32", "bfloat16")
 
@@ -378,8 +378,9 @@ class RNNprop(LearnedOptimizer):
         beta_1: A float in [0, 1), the decay of the running mean of gradients. Defaults to `0.95`.
         beta_2: A float in [0, 1), the decay of the running mean of squared gradients. Defaults to `0.95`.
         epsilon: A float in (0, 1], added to the root of the latter. Defaults to `1e-8`.
-        settling: A float in [0, 10]. Above 0, steps become smaller once gradients have, see
-            `rnnprop_tf.rule.SettlingRule`; not in the paper, and an experiment. Defaults to `0.0`.
+        settling: A float in [0, 10]. Above 0, steps become smaller once gradients have become smaller, see
+            `rnnprop_tf.rule.SettlingRule`, which is not in the paper; the weights `"rnnprop-1-settling"` have
+            `2.0`. Defaults to `0.0`.
         beta_3: A float in [0, 1), with `settling` the decay of the longer running mean of squared gradients.
             Defaults to `0.9999`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
@@ -421,9 +422,10 @@ class RNNprop(LearnedOptimizer):
         name: str = "rnnprop",
         **kwargs: Unpack[KerasArguments],
     ) -> None:
-        rule = RNNpropRule(beta_1, beta_2, epsilon)
-        if checked("settling", settling):
-            rule = SettlingRule(beta_1, beta_2, epsilon, beta_3, settling)
+        # Checked with or without settling.
+        rule: RNNpropRule = SettlingRule(beta_1, beta_2, epsilon, beta_3, settling)
+        if settling == 0.0:
+            rule = RNNpropRule(beta_1, beta_2, epsilon)
         super().__init__(network, rule, learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
 
 

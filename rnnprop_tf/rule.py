@@ -271,21 +271,26 @@ class RNNpropRule(Rule):
 
 @dataclass(frozen=True)
 class SettlingRule(RNNpropRule):
-    """RNNprop whose steps become smaller once gradients have: a variant of ours, with the same networks.
+    """RNNprop whose steps become smaller once gradients have become smaller; with the same networks.
 
-    RNNprop forgets within 1 / (1 - beta_2) steps how large gradients were, so its steps are as long when
-    only noise or nearly nothing is left of them. Here u remembers squared gradients for 1 / (1 - beta_3)
-    steps, and the direction is multiplied by min(1, (sqrt(v^) + epsilon) / (settling sqrt(u) + epsilon))^2.
-    u is not bias-corrected: in its first steps it is small, and the rule is RNNprop's. Of gradients that stay
-    as they are, steps end at 1 / settling^2 of RNNprop's, if that is below 1.
+    It is ours, not the paper's. RNNprop forgets within 1 / (1 - beta_2) steps how large gradients were, so
+    its steps are as long when only noise or nearly nothing is left of them. Here u remembers squared
+    gradients for 1 / (1 - beta_3) steps, and the direction is multiplied by
+    min(1, (sqrt(v^) + epsilon) / (settling sqrt(u) + epsilon))^2. u is not bias-corrected: in its first steps
+    it is small, and the rule is RNNprop's. Of gradients that stay as they are, steps end at 1 / settling^2 of
+    RNNprop's, if that is below 1.
+
+    A coordinate whose gradients were once K times as large as they are now pays with steps that are shorter
+    by K^2, for 1 / (1 - beta_3) steps: one huge gradient, or targets far from the first outputs, can keep a
+    model from moving. Scale the targets, or clip the gradients.
 
     Args:
         beta_1: the decay of m.
         beta_2: the decay of v.
         epsilon: added to the roots.
         beta_3: the decay of u.
-        settling: how many times larger than remembered gradients must be for steps to be as long as
-            RNNprop's, once u is full. 0: any.
+        settling: recent gradients must be this many times as large as the remembered ones for steps as long
+            as RNNprop's, once u is full. 0: steps are always as long.
     """
 
     beta_3: float = 0.9999

@@ -193,6 +193,8 @@ def test_settling_survives_config_and_weight_folder(tmp_path):
     assert type(RNNprop(random_network()).rule) is RNNpropRule
     with pytest.raises(ValueError, match="Expected settling to be a number"):
         RNNprop(random_network(), settling=None)
+    with pytest.raises(ValueError, match="Expected beta_3 to be a number"):
+        RNNprop(random_network(), beta_3=1.0)  # without settling too
 
 
 def test_features_are_adams_and_rmsprops_updates():

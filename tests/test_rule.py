@@ -171,6 +171,7 @@ def test_float32_follows_float64(rule: Rule, architecture: Architecture) -> None
         (RNNpropRule, "epsilon", None),
         (SettlingRule, "beta_3", 1.0),
         (SettlingRule, "settling", -1.0),
+        (SettlingRule, "settling", 10.5),
         (SettlingRule, "settling", float("nan")),
         (DMRule, "p", 100.0),  # e^p is infinite in float32
         (DMRule, "p", 0),

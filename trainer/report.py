@@ -30,6 +30,7 @@ from trainer.evaluation.experiments import (
     LONGER_STEPS,
     PAPER,
     RNNPROP,
+    SETTLING,
     blocks,
 )
 from trainer.evaluation.results import TUNING_SEED, Results
@@ -56,7 +57,7 @@ TITLES = {
     "longer": "Other MLPs for 2,000 steps",
     "scorecard": "The 22 tasks",
     "replicates": "Three meta-training seeds",
-    "default": f"The default weights, {DEFAULT}, on the 22 tasks and on longer runs",
+    "default": f"The default weights, {DEFAULT}, and {SETTLING}, on the 22 tasks and on longer runs",
     "workloads": "Keras models by which weights are chosen",
     "workloads-test": "Keras models looked at once",
 }

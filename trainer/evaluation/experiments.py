@@ -149,7 +149,7 @@ BEYOND: dict[str, tuple[Block, ...]] = {
     "workloads": _workloads(VALIDATION),
     "workloads-test": _workloads(TEST),
 }
-"""What the default weights are judged by: the paper's tasks, some of them for longer, and Keras models."""
+"""What our weights are judged by: the paper's tasks, some of them for longer, and Keras models."""
 
 EXPERIMENTS: dict[str, tuple[Block, ...]] = PAPER | BEYOND
 

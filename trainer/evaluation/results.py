@@ -34,14 +34,16 @@ VARYING = ("settling", "beta_3")
 
 
 def short_digest(config: Mapping[str, Any]) -> str:
-    """What tells weights from others of the same name, and from the same network under another rule.
+    """What tells weights from others of the same name, and from the same network with other `VARYING`.
 
     Args:
         config: `config.json` of a weight folder.
     """
     digest = config["digest"].removeprefix("sha256:")[:12]
     hyperparameters = config["hyperparameters"]
-    return "-".join([digest, *(f"{hyperparameters[name]:g}" for name in VARYING if name in hyperparameters)])
+    return "-".join(
+        [digest, *(f"{hyperparameters[name]:.10g}" for name in VARYING if name in hyperparameters)]
+    )
 
 
 class Cell(NamedTuple):

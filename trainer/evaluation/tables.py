@@ -161,13 +161,13 @@ def scorecard(
     verdicts: list[str] = []
     for task, steps in places:
         ours, best = summary(results, task, steps, optimizer), best_traditional(results, task, steps)
+        rival = "not run" if best is None else f"{best[0]}: {cell(best[1], rate=True)}"
         if ours is None or best is None:
-            rows.append([task, f"{steps:,}", cell(ours), "not run", "", ""])
+            rows.append([task, f"{steps:,}", cell(ours), rival, "", ""])
             continue
-        name, theirs = best
+        _, theirs = best
         ratios.append(ours.mean / theirs.mean)
         verdicts.append(verdict(ours, theirs))
-        rival = f"{name}: {cell(theirs, rate=True)}"
         rows.append([task, f"{steps:,}", cell(ours), rival, f"{ratios[-1]:.3f}", verdicts[-1]])
     table = markdown(["task", "steps", optimizer, "best traditional", "ratio", ""], rows)
     return f"{table}\n\n{_count(ratios, verdicts)}" if any(map(math.isfinite, ratios)) else table
@@ -311,18 +311,19 @@ def _near_adam(results: Results, experiment: str) -> str:
     lines = []
     for name in OURS:
         for steps in WORKLOAD_RUNS:
-            below, near = (
-                [
-                    ratio <= most
-                    for block in BEYOND[experiment]
-                    if block.steps == steps
-                    and (ratio := _ratio(*(summary(results, block.task, steps, k) for k in (name, rival))))
-                    is not None
-                ]
-                for rival, most in ((ADAM_DEFAULT, 1.0), ("adam", NEAR))
-            )
-            lines.append([name, f"{steps:,}", f"{sum(below)} of {len(below)}", f"{sum(near)} of {len(near)}"])
+            counts = []
+            for rival, most in ((ADAM_DEFAULT, 1.0), ("adam", NEAR)):
+                places = [block.task for block in BEYOND[experiment] if block.steps == steps]
+                pairs = [[summary(results, task, steps, one) for one in (name, rival)] for task in places]
+                good = [_within(ours, theirs, most) for ours, theirs in pairs if ours and theirs]
+                counts.append(f"{sum(good)} of {len(good)}")
+            lines.append([name, f"{steps:,}", *counts])
     return markdown(["", "steps", f"at most {ADAM_DEFAULT}", f"at most {NEAR:g} times adam, tuned"], lines)
+
+
+def _within(ours: Summary, theirs: Summary, most: float) -> bool:
+    """Whether the mean is at most so many times the other's, one that is not finite being the worst."""
+    return math.isfinite(ours.mean) and not ours.mean > most * theirs.mean
 
 
 def _end(results: Results, block: experiments.Block, name: str) -> str:
