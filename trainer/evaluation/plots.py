@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from trainer.evaluation.claims import NotRunError, mean_curve
 from trainer.evaluation.experiments import (
@@ -164,6 +165,7 @@ def workloads(results: Results, experiment: str) -> Figure:
                 _, seconds, _, loss, _ = results.curves(rows).mean(axis=0).T
                 axes.plot(seconds, loss, "o-", ms=2, label=name)
         axes.set(title=f"{task}, {steps:,} steps", xlabel="seconds", xscale="log", yscale="log")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade the labels overlap
         axes.title.set_fontsize(8)
     grid[0][0].set_ylabel("validation loss")
     grid[0][0].legend(fontsize=6)
