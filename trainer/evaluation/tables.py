@@ -282,12 +282,15 @@ def workloads(results: Results, experiment: str) -> str:
         "else ran beside: compare them where the report ran with `--jobs=1`."
     )
     names = (*OURS, *RIVALS)
+    by_block = {
+        block: {name: summary(results, block.task, block.steps, name) for name in names}
+        for block in BEYOND[experiment]
+    }
     losses, ends = [], []
-    for block in BEYOND[experiment]:
-        place = f"{block.task}, {block.steps:,}"
-        found = {name: summary(results, block.task, block.steps, name) for name in names}
+    for block, found in by_block.items():
         if not any(found.values()):
             continue
+        place = f"{block.task}, {block.steps:,}"
         ratios = (_ratio(found[name], found["adam"]) for name in OURS)
         shown = ["" if ratio is None else f"{ratio:.3f}" for ratio in ratios]
         losses.append([place, *(cell(one, rate=name in RIVALS[1:]) for name, one in found.items()), *shown])
@@ -298,7 +301,7 @@ def workloads(results: Results, experiment: str) -> str:
         for rows, more in ((losses, [f"{name} / adam" for name in OURS]), (ends, []))
     )
     sections = (f"{title}:\n\n{part}" for title, part in zip(titles, parts, strict=True))
-    return "\n\n".join([preface, _near_adam(results, experiment), *sections])
+    return "\n\n".join([preface, _near_adam(by_block), *sections])
 
 
 def _ratio(ours: Summary | None, theirs: Summary | None) -> float | None:
@@ -306,15 +309,14 @@ def _ratio(ours: Summary | None, theirs: Summary | None) -> float | None:
     return None if ours is None or theirs is None else ours.mean / theirs.mean
 
 
-def _near_adam(results: Results, experiment: str) -> str:
+def _near_adam(by_block: Mapping[experiments.Block, Mapping[str, Summary | None]]) -> str:
     """By number of steps: on how many Keras models ours end below Adam as it comes, and near the tuned."""
     lines = []
     for name in OURS:
         for steps in WORKLOAD_RUNS:
             counts = []
             for rival, most in ((ADAM_DEFAULT, 1.0), ("adam", NEAR)):
-                places = [block.task for block in BEYOND[experiment] if block.steps == steps]
-                pairs = [[summary(results, task, steps, one) for one in (name, rival)] for task in places]
+                pairs = [(one[name], one[rival]) for block, one in by_block.items() if block.steps == steps]
                 good = [_within(ours, theirs, most) for ours, theirs in pairs if ours and theirs]
                 counts.append(f"{sum(good)} of {len(good)}")
             lines.append([name, f"{steps:,}", *counts])
