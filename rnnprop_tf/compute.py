@@ -246,7 +246,7 @@ def _reshape(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor if list(tensor.shape) == list(shape) else tf.reshape(tensor, shape)
 
 
-def temporary_bytes(sizes: Sequence[int], network: Network) -> int:
+def temporary_bytes(sizes: Sequence[int], rule: Rule, network: Network) -> int:
     """About how much memory `update` needs at most besides state and gradients, on a CPU.
 
     Directions and their multiples of the learning rate; three times the state of one joined group (joined,
@@ -255,5 +255,5 @@ def temporary_bytes(sizes: Sequence[int], network: Network) -> int:
     units = [layer.kernel.shape[0] // 4 for layer in network.lstm]
     joined = max((sum(sizes[i] for i in group) for group in groups(sizes) if len(group) > 1), default=0)
     whole = min(max(sizes, default=0), WHOLE)
-    state = 2 + 2 * sum(units)
+    state = len(rule.accumulator_names) + 2 * sum(units)
     return 4 * (2 * sum(sizes) + 3 * joined * state + 2 * whole * (8 * max(units) + state))

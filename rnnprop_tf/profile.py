@@ -58,7 +58,7 @@ def profile(
     sizes = [int(np.prod(variable.shape)) for variable in model.trainable_variables]
     fresh = type(ours).from_config(ours.get_config())
     costs = (
-        _measure(fresh, model, compute.temporary_bytes(sizes, ours.network), updates),
+        _measure(fresh, model, compute.temporary_bytes(sizes, ours.rule, ours.network), updates),
         _measure(keras.optimizers.Adam(name="adam"), model, 0, updates),
     )
     print(_table(sum(sizes), len(sizes), costs))

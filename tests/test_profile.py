@@ -38,8 +38,18 @@ def test_model_without_variables_is_refused():
         rnnprop_tf.profile(keras.Sequential([keras.layers.Dense(2)], name="empty"))
 
 
+def _temporary_bytes(optimizer, *sizes):
+    return rnnprop_tf.compute.temporary_bytes(sizes, optimizer.rule, optimizer.network)
+
+
 def test_temporaries_do_not_grow_with_the_largest_variable_but_for_its_direction():
-    network = rnnprop_tf.RNNprop.from_pretrained().network
-    small, large = (rnnprop_tf.compute.temporary_bytes([n], network) for n in (1_000_000, 2_000_000))
+    optimizer = rnnprop_tf.RNNprop.from_pretrained()
+    small, large = (_temporary_bytes(optimizer, n) for n in (1_000_000, 2_000_000))
     assert large - small == 8 * 1_000_000
-    assert rnnprop_tf.compute.temporary_bytes([], network) == 0
+    assert _temporary_bytes(optimizer) == 0
+
+
+def test_temporaries_count_the_third_accumulator_of_settling():
+    plain, settling = (rnnprop_tf.RNNprop.from_pretrained(settling=x) for x in (0.0, 2.0))
+    joined = [100, 200]
+    assert _temporary_bytes(settling, *joined) - _temporary_bytes(plain, *joined) == 4 * (3 * 300 + 2 * 200)
