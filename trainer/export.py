@@ -106,18 +106,21 @@ def _architecture(tensors: Mapping[str, np.ndarray]) -> Architecture:
 
 
 def _measured(rows: Sequence[Row], digest: str) -> dict[str, Any]:
-    """By task: mean final loss, runs and first seed, of the runs made with the weights of that digest."""
-    by_task: dict[str, list[Row]] = {}
+    """By task: mean final loss, runs and first seed, of the runs made with the weights of that digest.
+
+    A seed counts once, though the same weights were run under several names.
+    """
+    by_task: dict[str, dict[int, float]] = {}
     for row in rows:
         if row.weights == digest:
-            by_task.setdefault(f"{row.task} ({row.steps} steps)", []).append(row)
+            by_task.setdefault(f"{row.task} ({row.steps} steps)", {})[row.seed] = row.final_loss
     return {
         task: {
-            "mean_final_loss": round(float(np.mean([row.final_loss for row in group])), 5),
-            "runs": len(group),
-            "first_seed": min(row.seed for row in group),
+            "mean_final_loss": float(f"{np.mean(list(losses.values())):.4g}"),
+            "runs": len(losses),
+            "first_seed": min(losses),
         }
-        for task, group in by_task.items()
+        for task, losses in by_task.items()
     }
 
 
