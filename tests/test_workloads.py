@@ -269,15 +269,16 @@ def test_tables_and_figures_read_what_was_run(tmp_path):
     results.add(cell, [0, 1], [0.7, 0.7], [3.0, 3.0], np.stack([curve, curve]))
     table = tables.workloads(results, "workloads-test")
     assert "| 0.6 [0.6, 0.6], 0.6 at 0.01 | not run | 0.500 | 1.167 |" in table
-    assert f"| {experiments.DEFAULT} | 200 | 1 of 1 | 1 of 1 |" in table
-    assert f"| {experiments.SETTLING} | 200 | 1 of 1 | 0 of 1 |" in table
-    assert f"| {experiments.SETTLING} | 2,000 | 0 of 0 | 0 of 0 |" in table
+    assert f"| {experiments.DEFAULT} | 200 | 1 of 1 | 1 of 1 | 0 of 0 |" in table
+    assert f"| {experiments.SETTLING} | 200 | 1 of 1 | 0 of 1 | 0 of 0 |" in table
+    assert f"| {experiments.SETTLING} | 2,000 | 0 of 0 | 0 of 0 | 0 of 0 |" in table
     # A mean that is not finite is the worst.
-    for name, loss in ((experiments.DEFAULT, 5.0), ("adam", np.nan), (experiments.SETTLING, np.nan)):
+    losses = {experiments.DEFAULT: 5.0, "adam": np.nan, "adamw-cosine": 4.6, experiments.SETTLING: np.nan}
+    for name, loss in losses.items():
         results.add(Cell("keras-cancer", name, "", 0.01, 2_000), [0], [loss], [3.0], curve[None])
     table = tables.workloads(results, "workloads-test")
-    assert f"| {experiments.DEFAULT} | 2,000 | 0 of 0 | 1 of 1 |" in table
-    assert f"| {experiments.SETTLING} | 2,000 | 0 of 0 | 0 of 1 |" in table
+    assert f"| {experiments.DEFAULT} | 2,000 | 0 of 0 | 1 of 1 | 1 of 1 |" in table
+    assert f"| {experiments.SETTLING} | 2,000 | 0 of 0 | 0 of 1 | 0 of 1 |" in table
     figure = plots.workloads(results, "workloads-test")
     [axes] = figure.axes
     assert axes.get_title() == "keras-cancer, 2,000 steps"

@@ -301,7 +301,7 @@ def workloads(results: Results, experiment: str) -> str:
         for rows, more in ((losses, [f"{name} / adam" for name in OURS]), (ends, []))
     )
     sections = (f"{title}:\n\n{part}" for title, part in zip(titles, parts, strict=True))
-    return "\n\n".join([preface, _near_adam(by_block), *sections])
+    return "\n\n".join([preface, _near_rivals(by_block), *sections])
 
 
 def _ratio(ours: Summary | None, theirs: Summary | None) -> float | None:
@@ -309,18 +309,19 @@ def _ratio(ours: Summary | None, theirs: Summary | None) -> float | None:
     return None if ours is None or theirs is None else ours.mean / theirs.mean
 
 
-def _near_adam(by_block: Mapping[experiments.Block, Mapping[str, Summary | None]]) -> str:
-    """By number of steps: on how many Keras models ours end below Adam as it comes, and near the tuned."""
+def _near_rivals(by_block: Mapping[experiments.Block, Mapping[str, Summary | None]]) -> str:
+    """By number of steps: on how many Keras models ours end below Adam as it comes, and near tuned ones."""
     lines = []
     for name in OURS:
         for steps in WORKLOAD_RUNS:
             counts = []
-            for rival, most in ((ADAM_DEFAULT, 1.0), ("adam", NEAR)):
+            for rival, most in zip(RIVALS, (1.0, NEAR, NEAR), strict=True):
                 pairs = [(one[name], one[rival]) for block, one in by_block.items() if block.steps == steps]
                 good = [_within(ours, theirs, most) for ours, theirs in pairs if ours and theirs]
                 counts.append(f"{sum(good)} of {len(good)}")
             lines.append([name, f"{steps:,}", *counts])
-    return markdown(["", "steps", f"at most {ADAM_DEFAULT}", f"at most {NEAR:g} times adam, tuned"], lines)
+    near = [f"at most {NEAR:g} times {rival}, tuned" for rival in RIVALS[1:]]
+    return markdown(["", "steps", f"at most {ADAM_DEFAULT}", *near], lines)
 
 
 def _within(ours: Summary, theirs: Summary, most: float) -> bool:
