@@ -534,6 +534,7 @@ def test_the_card_tells_what_was_measured_of_these_weights_only(tmp_path):
     for name in ("under any name", "under another"):
         final, _ = add_cell(results, seeds=[4, 5], optimizer=name, weights=digest)
     add_cell(results, optimizer="adam")
+    add_cell(results, optimizer=out, weights=digest, rate=0.3)
     add_cell(results, optimizer=out, weights="123456789abc")
     export.export(run, out, results_dir=measured)
     assert pretrained.load(out).config["provenance"]["results"] == {

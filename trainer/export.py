@@ -93,7 +93,7 @@ def export(
     pretrained.save(out, network, rule, config.alpha, provenance)
     if rows:
         digest = short_digest(pretrained.load(os.path.join(out, "")).config)
-        provenance["results"] = _measured(rows, digest)
+        provenance["results"] = _measured(rows, digest, config.alpha)
         pretrained.save(out, network, rule, config.alpha, provenance)
     return chosen
 
@@ -105,14 +105,14 @@ def _architecture(tensors: Mapping[str, np.ndarray]) -> Architecture:
     return Architecture(preprocess=tuple(preprocess), lstm=tuple(n // 4 for n in lstm))
 
 
-def _measured(rows: Sequence[Row], digest: str) -> dict[str, Any]:
-    """By task: mean final loss, runs and first seed, of the runs made with the weights of that digest.
+def _measured(rows: Sequence[Row], digest: str, alpha: float) -> dict[str, Any]:
+    """By task: mean final loss, runs and first seed, of the runs at alpha with the weights of that digest.
 
     A seed counts once, though the same weights were run under several names.
     """
     by_task: dict[str, dict[int, float]] = {}
     for row in rows:
-        if row.weights == digest:
+        if row.weights == digest and math.isclose(row.learning_rate, alpha, rel_tol=1e-6):
             by_task.setdefault(f"{row.task} ({row.steps} steps)", {})[row.seed] = row.final_loss
     return {
         task: {
