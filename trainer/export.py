@@ -112,7 +112,7 @@ def _measured(rows: Sequence[Row], digest: str, alpha: float) -> dict[str, Any]:
     """
     by_task: dict[str, dict[int, float]] = {}
     for row in rows:
-        if row.weights == digest and math.isclose(row.learning_rate, alpha, rel_tol=1e-6):
+        if row.weights == digest and row.learning_rate == alpha:
             by_task.setdefault(f"{row.task} ({row.steps} steps)", {})[row.seed] = row.final_loss
     return {
         task: {
