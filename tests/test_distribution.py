@@ -124,7 +124,7 @@ def check_replicas(model):
         np.testing.assert_array_equal(first, second, err_msg=v.path)
 
 plain = {"weight_decay": 0.01}
-for settings in (plain, {"clipnorm": 0.02}, {"clipvalue": 0.02}, {"global_clipnorm": 0.02}):
+for settings in (plain, *CLIPPINGS):
     single = make(**settings)
     with strategy.scope():
         double = make(**settings)
@@ -159,8 +159,14 @@ check_replicas(double)
 """
 
 
-def test_two_replicas_equal_one_device_and_each_other():
-    succeed(start_python(TWO_DEVICES + MODEL + TWO_REPLICAS))
+@pytest.mark.parametrize(
+    "clippings",
+    [["global_clipnorm"], pytest.param(["clipnorm", "clipvalue"], marks=pytest.mark.slow)],
+    ids=" ".join,
+)
+def test_two_replicas_equal_one_device_and_each_other(clippings):
+    settings = [{clipping: 0.02} for clipping in clippings]
+    succeed(start_python(f"CLIPPINGS = {settings}\n" + TWO_DEVICES + MODEL + TWO_REPLICAS))
 
 
 CUSTOM_LOOP = """
@@ -241,10 +247,10 @@ def check_equal(**changes):
 """
 
 
-def test_two_replicas_meta_train_as_one():
-    """Of four tasks each replica has two, of two tasks one."""
-    script = "check_equal(plain_tape=True, tasks=4)\ncheck_equal(plain_tape=True, tasks=2)\n"
-    succeed(start_python(TWO_DEVICES + META + script))
+# Of two tasks each replica has one, of four two.
+@pytest.mark.parametrize("tasks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_two_replicas_meta_train_as_one(tasks):
+    succeed(start_python(TWO_DEVICES + META + f"check_equal(plain_tape=True, tasks={tasks})\n"))
 
 
 REPLAY = """

@@ -73,7 +73,7 @@ def by_hand(start, teacher, lstm):
     return np.log(np.mean(shares) + 1e-3) + np.log(by_period + 1e-3), carry, lstm
 
 
-@pytest.mark.parametrize("warmup", [0, 9])
+@pytest.mark.parametrize("warmup", [9, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_objective_is_how_far_the_pupil_is_from_the_teacher_period_after_period(warmup):
     start, teacher = period_start(weights(3)), Teacher(weights(7), warmup)
     lesson, lstm = imitation.begin(start.problem, teacher, None, tf.constant([1, 2])), start.carry.state.lstm

@@ -22,7 +22,13 @@ RULES = {
     "dm": (DMRule(), Architecture(preprocess=())),
     "settling": (SettlingRule(beta_3=0.5), Architecture()),
 }
-PAPER_RULES = ("rnnprop", "dm")
+# Each rule, and several tasks at once; of both together the slow tests are.
+RULES_AND_TASKS = [
+    ("rnnprop", 1),
+    ("rnnprop", 2),
+    ("dm", 1),
+    pytest.param("dm", 2, marks=pytest.mark.slow),
+]
 
 
 def period_start(rule_name, objective, dtype, tasks=1):
@@ -56,9 +62,8 @@ OBJECTIVES = [
 ]
 
 
-@pytest.mark.parametrize("rule_name", PAPER_RULES)
+@pytest.mark.parametrize(("rule_name", "tasks"), RULES_AND_TASKS)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-@pytest.mark.parametrize("tasks", [1, 2])
 def test_replaying_every_coordinate_is_the_exact_gradient(rule_name, objective, tasks):
     start = period_start(rule_name, objective, tf.float64, tasks)
     truth = meta_gradient.taped(start)
@@ -93,8 +98,7 @@ def window(start, period):
     return recorded, meta_gradient.window_end(part._replace(batches=last)), part.carry
 
 
-@pytest.mark.parametrize("rule_name", PAPER_RULES)
-@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize(("rule_name", "tasks"), RULES_AND_TASKS)
 @pytest.mark.parametrize("period", [2, 6])
 def test_a_window_of_periods_is_one_long_period(rule_name, tasks, period):
     objective = Objective(steps=6, log=True, last_batches=2)
