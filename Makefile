@@ -2,7 +2,7 @@
 #   make demo       meta-trains on scikit-learn's digits, then compares with Adam
 #   make examples   the three examples of the README: prints their tables, draws their pictures
 #   make test       the fast checks: lint, types, tests
-#   make test-slow  the tests that take minutes
+#   make test-slow  the tests that take minutes, or join what the fast ones cover one by one
 #   make test-contract  the whole matrix of what Keras asks of an optimizer, for RNNprop, DMOptimizer and Adam
 #   make test-keras     Keras's own tests with RNNprop in place of SGD and Adam
 #   make lint       lint and types alone

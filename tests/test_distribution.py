@@ -247,8 +247,8 @@ def check_equal(**changes):
 """
 
 
-# Of two tasks each replica has one, of four two.
-@pytest.mark.parametrize("tasks", [2, pytest.param(4, marks=pytest.mark.slow)])
+# Of four tasks each replica has two, of two one.
+@pytest.mark.parametrize("tasks", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_replicas_meta_train_as_one(tasks):
     succeed(start_python(TWO_DEVICES + META + f"check_equal(plain_tape=True, tasks={tasks})\n"))
 
