@@ -55,23 +55,14 @@ OBJECTIVES = [
     Objective(steps=6, weights="mean", log=True),
 ]
 LAST_AND_MEAN = [pytest.param(OBJECTIVES[0], marks=pytest.mark.slow), OBJECTIVES[1]]
+QUICK_WITH_TASKS = ("rnnprop", OBJECTIVES[-1], 2)
+EXACT = [
+    case if case[-1] == 1 or case == QUICK_WITH_TASKS else pytest.param(*case, marks=pytest.mark.slow)
+    for case in itertools.product(PAPER_RULES, OBJECTIVES, (1, 2))
+]
 
 
-def several_tasks(rule_name, objective):
-    """One combination is quick enough for the fast tests."""
-    quick = rule_name == "rnnprop" and objective is OBJECTIVES[-1]
-    return pytest.param(rule_name, objective, 2, marks=() if quick else pytest.mark.slow)
-
-
-@pytest.mark.parametrize(
-    ("rule_name", "objective", "tasks"),
-    [
-        case
-        for rule_name, objective in itertools.product(PAPER_RULES, OBJECTIVES)
-        for case in ((rule_name, objective, 1), several_tasks(rule_name, objective))
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("rule_name", "objective", "tasks"), EXACT, ids=str)
 def test_replaying_every_coordinate_is_the_exact_gradient(rule_name, objective, tasks):
     start = period_start(rule_name, objective, tf.float64, tasks)
     truth = meta_gradient.taped(start)
