@@ -1,21 +1,23 @@
-# Each command sets up .venv first, where that is missing or older than setup.py.
+# Each command sets up .venv first, where that is missing or older than pyproject.toml.
 #   make demo       meta-trains on scikit-learn's digits, then compares with Adam
 #   make examples   the three examples of the README: prints their tables, draws their pictures
 #   make test       the fast checks: lint, types, tests
 #   make test-slow  the tests that take minutes, or join what the fast ones cover one by one
 #   make test-contract  the whole matrix of what Keras asks of an optimizer, for RNNprop, DMOptimizer and Adam
 #   make test-keras     Keras's own tests with RNNprop in place of SGD and Adam
-#   make lint       lint and types alone
-#   make clean      removes .venv and all caches
+#   make lint       lint and types alone; a hook of pre-commit runs it too
+#   make docs       renders the documents into site/; a dead link fails
+#   make clean      removes .venv, site and all caches
 # Another interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 EXAMPLES := image_cnn text_embedding series_lstm
 
-.PHONY: demo examples test test-slow test-contract test-keras lint clean
+.PHONY: demo examples test test-slow test-contract test-keras lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/python -m trainer.demo
@@ -40,14 +42,19 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-$(STAMP): setup.py
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
+# pip 25.1 is the first to know dependency groups; the one that venv brings may be older.
+$(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "Expected Python 3.11, 3.12 or 3.13, which TensorFlow 2.21 needs. Received $(PYTHON):" \
 	    "$$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[hub,trainer,dev]'
+	$(INSTALL) --upgrade 'pip>=25.1'
+	$(INSTALL) --editable '.[hub]' --group dev
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find rnnprop_tf trainer tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +

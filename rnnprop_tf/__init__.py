@@ -6,6 +6,9 @@ from rnnprop_tf.optimizer import DMOptimizer, RNNprop
 from rnnprop_tf.pretrained import list_pretrained
 from rnnprop_tf.profile import profile
 
+__version__ = "0.1.0"
+"""The only place of the version: the package's metadata take it from here."""
+
 __all__ = [
     "DMOptimizer",
     "LossScaleOptimizer",

@@ -69,6 +69,11 @@ _CONFIG_KEYS = ["format_version", "rule", "hyperparameters", "architecture", "le
 _CONFIG_KEYS += ["digest", "config_digest"]
 _SHIPPED = Path(__file__).parent / "weights"
 
+CONTROLS = ("dm-paper", "dm-paper-tricks", "rnnprop-paper-no-convex", "rnnprop-paper-no-scaling")
+"""Weights that the paper's experiments compare with. They are no part of the package."""
+CONTROLS_FOLDER = "results/paper/weights"
+"""Where they lie in the repository."""
+
 _reprlib = reprlib.Repr()
 _reprlib.maxlist = _reprlib.maxtuple = 40
 _reprlib.maxstring = _reprlib.maxother = 100
@@ -96,8 +101,7 @@ def list_pretrained() -> list[str]:
     Example:
 
     >>> rnnprop_tf.list_pretrained()
-    ['dm-paper', 'dm-paper-tricks', 'rnnprop-1', 'rnnprop-1-settling', 'rnnprop-paper',
-    'rnnprop-paper-no-convex', 'rnnprop-paper-no-scaling', 'rnnprop-quick']
+    ['rnnprop-1', 'rnnprop-1-settling', 'rnnprop-paper', 'rnnprop-quick']
     """
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
@@ -196,9 +200,12 @@ def _find(name_or_path: str | os.PathLike[str]) -> str:
     with _reading(folder):
         if folder and tf.io.gfile.isdir(folder):
             return folder
+    where = ""
+    if folder in CONTROLS:
+        where = f" This control is in the repository: load it by path, {CONTROLS_FOLDER}/{folder}."
     raise ValueError(
         f"No pretrained weights named {folder!r}. Expected one of {list_pretrained()}, or a folder written "
-        "by `save_pretrained`. Received neither: there is no such folder."
+        f"by `save_pretrained`. Received neither: there is no such folder.{where}"
     )
 
 

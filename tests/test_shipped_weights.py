@@ -1,16 +1,18 @@
-"""Every shipped weight folder: its behaviour is pinned, its card complete, and it optimizes."""
+"""Every weight folder that ships, and the controls: behaviour pinned, card complete, and it optimizes."""
 
 import dataclasses
 import json
 import pathlib
+import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from rnnprop_tf import list_pretrained, pretrained
+from rnnprop_tf import DMOptimizer, list_pretrained, pretrained
 from rnnprop_tf.rule import SettlingRule
-from trainer.evaluation import experiments
+from trainer.evaluation import compute, experiments, schedule
 from trainer.evaluation.curves import LearnedRunner
 from trainer.evaluation.results import short_digest
 from trainer.problems import catalog
@@ -18,7 +20,10 @@ from trainer.problems import catalog
 GOLDENS = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())
 """By name of the weights: directions [8] after 12 steps on the gradients of `directions`."""
 
-NAMES = list_pretrained()
+ROOT = pathlib.Path(__file__).parent.parent
+CONTROLS = {name: ROOT / pretrained.CONTROLS_FOLDER / name for name in pretrained.CONTROLS}
+WEIGHTS = {name: name for name in list_pretrained()} | CONTROLS
+"""What `from_pretrained` takes, by name."""
 
 
 def directions(loaded: pretrained.Pretrained) -> np.ndarray:
@@ -34,12 +39,14 @@ def directions(loaded: pretrained.Pretrained) -> np.ndarray:
 
 
 def test_the_default_ships():
-    assert pretrained.DEFAULT in NAMES
+    assert pretrained.DEFAULT in list_pretrained()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_behaviour_is_that_of_the_golden(name):
-    np.testing.assert_allclose(directions(pretrained.load(name)), GOLDENS[name], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        directions(pretrained.load(WEIGHTS[name])), GOLDENS[name], rtol=1e-3, atol=1e-5
+    )
 
 
 def test_the_settling_weights_are_the_default_s_network_under_another_rule():
@@ -52,16 +59,47 @@ def test_the_settling_weights_are_the_default_s_network_under_another_rule():
     assert short_digest(ours.config) == f"{short_digest(plain.config)}-2-0.9999"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_the_card_says_how_the_weights_were_made(name):
-    card = pretrained.load(name).config["provenance"]
+    card = pretrained.load(WEIGHTS[name]).config["provenance"]
     for key in ("recipe", "meta_training", "seed", "iterations", "data", "licence", "results"):
         assert card[key] or key == "seed", key
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("rnnprop")])
+@pytest.mark.parametrize("name", [n for n in WEIGHTS if n.startswith("rnnprop")])
 def test_an_unseen_problem_is_learned(name):
-    loaded = pretrained.load(name)
+    loaded = pretrained.load(WEIGHTS[name])
     problem = catalog.task("digits-nn-relu-100").build(None)
     run = LearnedRunner(problem, loaded.rule, loaded.network, loaded.learning_rate).run(100, seed=0)
     assert run.final_loss < 0.2 * run.curve[0]
+
+
+def test_a_control_s_name_tells_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in CONTROLS:
+        path = f"{pretrained.CONTROLS_FOLDER}/{name}"
+        with pytest.raises(ValueError, match=rf"No pretrained weights named '{name}'\..* by path, {path}\.$"):
+            pretrained.load(name)
+
+
+def test_the_report_finds_the_controls_by_name_and_evaluate_by_path():
+    found = schedule.find(experiments.LEARNED, [str(ROOT / pretrained.CONTROLS_FOLDER)])
+    assert list(found) == list(experiments.LEARNED)
+    for name, path in CONTROLS.items():
+        by_path = compute.entrant(str(path))
+        assert by_path.weights.config == found[name].weights.config
+
+
+def test_a_model_file_holds_the_control_that_it_was_saved_with(tmp_path):
+    """Files from when the controls shipped are of this kind: there is no name of weights in them."""
+    folder, file = tmp_path / "weights", str(tmp_path / "model.keras")
+    shutil.copytree(CONTROLS["dm-paper"], folder)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(DMOptimizer.from_pretrained(folder), "mse")
+    model.fit(np.ones((4, 3)), np.ones(4), verbose=0)
+    model.save(file)
+    shutil.rmtree(folder)
+    loaded = keras.models.load_model(file).optimizer
+    assert loaded.get_config() == model.optimizer.get_config()
+    expected = pretrained.load(CONTROLS["dm-paper"]).network
+    tf.nest.map_structure(np.testing.assert_array_equal, loaded.network, expected)
