@@ -38,8 +38,9 @@ class NeverAsleep(RNNpropRule):
     """The paper's: every coordinate moves at every step."""
 
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
-        inputs, accumulators = self.inputs(accumulators, gradient, step)
-        return Observation(inputs, ops.ones_like(gradient, dtype="bool")), accumulators
+        new = self.accumulate(accumulators, gradient)
+        awake = ops.ones_like(gradient, dtype="bool")
+        return Observation(self.inputs(new, gradient, step), scale=(), awake=awake), new
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class AsleepUntilFirstGradient(RNNpropRule):
     """Held while v = 0."""
 
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
-        inputs, (m, v) = self.inputs(accumulators, gradient, step)
-        return Observation(inputs, v > 0), (m, v)
+        new = self.accumulate(accumulators, gradient)
+        return Observation(self.inputs(new, gradient, step), scale=(), awake=new.v > 0), new
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class AsleepWhenMomentumIsSpent(RNNpropRule):
     threshold: float = 0.1
 
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
-        inputs, accumulators = self.inputs(accumulators, gradient, step)
-        return Observation(inputs, (gradient != 0) | (ops.abs(inputs[0]) >= self.threshold)), accumulators
+        new = self.accumulate(accumulators, gradient)
+        awake = (gradient != 0) | (ops.abs(self.m_tilde(new, step)) >= self.threshold)
+        return Observation(self.inputs(new, gradient, step), scale=(), awake=awake), new
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ class NoStepButDecay(RNNpropRule):
     """No gradient, no step; m and v go on decaying, the LSTM's state is held."""
 
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
-        inputs, accumulators = self.inputs(accumulators, gradient, step)
-        return Observation(inputs, gradient != 0), accumulators
+        new = self.accumulate(accumulators, gradient)
+        return Observation(self.inputs(new, gradient, step), scale=(), awake=gradient != 0), new
 
 
 RULES: dict[str, Callable[[], RNNpropRule]] = {

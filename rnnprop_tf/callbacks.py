@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from rnnprop_tf.network import Tensor
+from rnnprop_tf import compute
+from rnnprop_tf.network import Network, Tensor
 from rnnprop_tf.optimizer import LearnedOptimizer
-from rnnprop_tf.rule import RNNpropRule, Rule, RuleState, SettlingRule
+from rnnprop_tf.rule import Rule, RuleState
 
 SATURATED = 0.99
 """A coordinate whose direction is beyond this, either way, counts as saturated: it moves by all that the
@@ -36,7 +37,7 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
     """How large the last step was, for each variable. For a training loop of your own, between two steps.
 
     Directions are not stored. They are computed again, exactly, from the h that the top LSTM layer ended
-    with: direction = tanh(W h + b), with `settling` times its factor. Three things follow from what h is:
+    with, see `rnnprop_tf.rule.Rule.last_direction`. Three things follow from what h is:
 
     - A coordinate without a gradient keeps its h, so it counts with the last step that it took, not with the
       zero of this one. One that never had a gradient is not counted, but for `untouched`.
@@ -71,43 +72,30 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
             path = variable.path
             name = f"{path}_{seen[path]}" if seen[path] else path
             seen[path] += 1
-            result[name] = _statistics(optimizer.rule, optimizer.network.output, slots, step, rate)
+            result[name] = _statistics(optimizer.rule, optimizer.network, slots, step, rate)
     return result
 
 
-def _statistics(rule: Rule, output: Any, slots: RuleState, step: int, rate: float) -> UpdateStatistics:
+def _statistics(rule: Rule, network: Network, slots: RuleState, step: int, rate: float) -> UpdateStatistics:
     # Eager, a variable at a time: nothing to trace, and no more memory than a fraction of one's state.
-    h = tf.cast(_value(slots.lstm[-1].h), "float32")
-    direction = rule.direction(
-        tf.tensordot(output.kernel[0], h, 1) + output.bias[0], _further_inputs(rule, slots, step)
-    )
-    touched = tf.cast(tf.reduce_any(h != 0.0, axis=0), "float32")
+    state = tf.nest.map_structure(_value, slots)
+    size = state.lstm[-1].h[0].shape.num_elements()
+    state = compute.flat(state, size)
+    direction = rule.last_direction(network, state, step)
+    m_tilde = rule.m_tilde(state.accumulators, step)
+    touched = tf.cast(rule.touched(state), "float32")
     count = tf.reduce_sum(touched)
 
     def mean(values: Tensor) -> Tensor:
         return tf.math.divide_no_nan(tf.reduce_sum(touched * values), count)
 
-    update_rms = rate * tf.sqrt(mean(direction**2))
-    untouched = tf.reduce_sum(1.0 - touched) / max(touched.shape.num_elements(), 1)
-    if not isinstance(rule, RNNpropRule):
-        return UpdateStatistics(float(update_rms), None, None, float(untouched))
-    m_tilde_rms = tf.sqrt(mean(_m_tilde(rule, slots, step) ** 2))
     saturated = mean(tf.cast(tf.abs(direction) > SATURATED, "float32"))
-    return UpdateStatistics(float(update_rms), float(m_tilde_rms), float(saturated), float(untouched))
-
-
-def _further_inputs(rule: Rule, slots: RuleState, step: int) -> list[Tensor]:
-    if not isinstance(rule, SettlingRule):
-        return []
-    _, v, u = map(_value, slots.accumulators)
-    return [rule.shrinking(v, u, step)]
-
-
-def _m_tilde(rule: RNNpropRule, slots: RuleState, step: int) -> Tensor:
-    m, v = map(_value, slots.accumulators[:2])
-    m_hat = m / (1.0 - rule.beta_1**step)
-    v_hat = v / (1.0 - rule.beta_2**step)
-    return m_hat / (tf.sqrt(v_hat) + rule.epsilon)
+    return UpdateStatistics(
+        update_rms=float(rate * tf.sqrt(mean(direction**2))),
+        m_tilde_rms=None if m_tilde is None else float(tf.sqrt(mean(m_tilde**2))),
+        saturated=float(saturated) if rule.bounded else None,
+        untouched=float(tf.reduce_sum(1.0 - touched) / max(size, 1)),
+    )
 
 
 def _last_learning_rate(optimizer: LearnedOptimizer) -> float:

@@ -121,7 +121,7 @@ def _update_joined(
 ) -> list[Tensor]:
     """Several variables as if they were one."""
     sizes = [gradient.shape.num_elements() for gradient in gradients]
-    states = [_flat(slot, size) for slot, size in zip(slots, sizes, strict=True)]
+    states = [flat(slot, size) for slot, size in zip(slots, sizes, strict=True)]
     state = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=-1), *states)
     shapes = [gradient.shape for gradient in gradients]
     gradient = tf.concat([_reshape(g, [size]) for g, size in zip(gradients, sizes, strict=True)], axis=0)
@@ -154,7 +154,7 @@ def _update_in_place(
     values = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in slots]
     state = tf.nest.pack_sequence_as(handles, values)
     shapes = [value.shape for value in values]
-    state = _flat(state, gradient.shape.num_elements())
+    state = flat(state, gradient.shape.num_elements())
     direction, state = _update_in_chunks(rule, network, state, tf.reshape(gradient, [-1]), taken, step)
     for handle, value, shape in zip(tf.nest.flatten(handles), tf.nest.flatten(state), shapes, strict=True):
         tf.raw_ops.AssignVariableOp(resource=handle, value=tf.reshape(value, shape))
@@ -234,9 +234,14 @@ def _write(tensor: Tensor, part: Tensor, start: Tensor) -> Tensor:
     return ops.slice_update(tensor, [0] * (len(tensor.shape) - 1) + [start], part)
 
 
-def _flat(state: RuleState, size: int) -> RuleState:
-    """The same state with its coordinates in one axis."""
-    accumulators = tuple(_reshape(tensor, [size]) for tensor in state.accumulators)
+def flat(state: RuleState, size: int) -> RuleState:
+    """The same state with its N coordinates in one axis, as rules want it.
+
+    Args:
+        state: accumulators of the variable's shape, h and c of shape [H, *shape].
+        size: N.
+    """
+    accumulators = tf.nest.map_structure(lambda tensor: _reshape(tensor, [size]), state.accumulators)
     lstm = tf.nest.map_structure(lambda tensor: _reshape(tensor, [tensor.shape[0], size]), state.lstm)
     return RuleState(accumulators, lstm)
 
@@ -255,5 +260,5 @@ def temporary_bytes(sizes: Sequence[int], rule: Rule, network: Network) -> int:
     units = [layer.kernel.shape[0] // 4 for layer in network.lstm]
     joined = max((sum(sizes[i] for i in group) for group in groups(sizes) if len(group) > 1), default=0)
     whole = min(max(sizes, default=0), WHOLE)
-    state = len(rule.accumulator_names) + 2 * sum(units)
+    state = len(rule.accumulators_class._fields) + 2 * sum(units)
     return 4 * (2 * sum(sizes) + 3 * joined * state + 2 * whole * (8 * max(units) + state))

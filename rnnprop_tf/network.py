@@ -223,7 +223,20 @@ def apply(
         state = _lstm_step(layer, x, state, awake)
         next_states.append(state)
         x = state.h
-    return _affine(network.output.kernel, network.output.bias, x)[0], tuple(next_states)
+    return output(network, x), tuple(next_states)
+
+
+def output(network: Network, h: Tensor) -> Tensor:
+    """The output layer alone.
+
+    Args:
+        network: the weights.
+        h: the top LSTM layer's, [H, N].
+
+    Returns:
+        The output [N], unbounded.
+    """
+    return _affine(network.output.kernel, network.output.bias, h)[0]
 
 
 def _lstm_step(layer: LSTMLayer, x: Tensor, state: LSTMState, awake: Tensor) -> LSTMState:

@@ -262,10 +262,11 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             return LSTMState(*(add(f"{name}_{part}", self.state_dtype, units) for part in "hc"))
 
         units = coordinatewise.architecture_of(self.network).lstm
+        accumulators = self.rule.accumulators_class
         reference = variable.value if isinstance(variable, keras.Variable) else variable
         with self._distribution_strategy.extended.colocate_vars_with(reference):
             return RuleState(
-                accumulators=tuple(add(name, "float32") for name in self.rule.accumulator_names),
+                accumulators=accumulators._make(add(name, "float32") for name in accumulators._fields),
                 lstm=tuple(add_lstm(f"lstm{k}", size) for k, size in enumerate(units, start=1)),
             )
 

@@ -30,10 +30,10 @@ import math
 import numbers
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from keras import ops
@@ -81,20 +81,26 @@ def checked(name: str, value: Any) -> float:
     )
 
 
+Accumulators: TypeAlias = Any
+"""The running means that a rule keeps, a NamedTuple of its own; each field is [N]."""
+
+
 class RuleState(NamedTuple):
     """What a rule remembers of N coordinates."""
 
-    accumulators: tuple[Tensor, ...]
-    """Running means, each [N]; their names are the rule's `accumulator_names`."""
+    accumulators: Accumulators
+    """An instance of the rule's `accumulators_class`."""
     lstm: tuple[LSTMState, ...]
     """One per LSTM layer, bottom first; each h and c is [H, N]."""
 
 
 class Observation(NamedTuple):
-    """What a rule sees of N coordinates in one step."""
+    """What a rule sees of N coordinates in one step: all that its weights meet, and all that they do not."""
 
     inputs: Tensor
-    """[I, N]; the first `Rule.inputs_size` rows are the network's, the rule's `direction` has the others."""
+    """[I, N]: what the network reads, nothing else."""
+    scale: Tensor | tuple[()]
+    """[N]: the multiplier of the direction. `()` for a rule without one: `tf.nest` then has no such leaf."""
     awake: Tensor
     """[N], boolean: false where the gradient is zero."""
 
@@ -113,42 +119,76 @@ class Rule(ABC):
         ValueError: a hyperparameter is outside of its range in `RANGES`.
     """
 
-    accumulator_names: ClassVar[tuple[str, ...]]
+    accumulators_class: ClassVar[type[Any]]
+    """A NamedTuple; the names and order of its fields are part of the checkpoint's format."""
     inputs_size: ClassVar[int]
-    """How many inputs the network reads."""
-    further_inputs: ClassVar[int] = 0
-    """How many come after those, which only `direction` reads."""
+    """I, how many inputs the network reads."""
+    bounded: ClassVar[bool]
+    """Whether directions are in [-1, 1]."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field.name, getattr(self, field.name)))
 
     @abstractmethod
-    def inputs(
-        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """What the network and `direction` read, before sleeping coordinates are sorted out.
+    def accumulate(self, accumulators: Accumulators, gradient: Tensor) -> Accumulators:
+        """The running means with this step's gradient, before sleeping coordinates are sorted out.
 
         Args:
             accumulators: each [N].
             gradient: [N].
-            step: scalar of the gradient's dtype, counting from 1.
 
         Returns:
-            The inputs [inputs_size + further_inputs, N] and the next accumulators.
+            The next accumulators.
         """
 
     @abstractmethod
-    def direction(self, output: Tensor, further: Tensor | Sequence[Tensor]) -> Tensor:
-        """From output to update.
+    def inputs(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Tensor:
+        """What the network reads.
+
+        Args:
+            accumulators: each [N], this step's gradient included.
+            gradient: [N].
+            step: scalar of the gradient's dtype, counting from 1.
+
+        Returns:
+            The inputs [inputs_size, N].
+        """
+
+    def scale(self, accumulators: Accumulators, step: Tensor) -> Tensor | tuple[()]:
+        """The multiplier of the direction.
+
+        Args:
+            accumulators: each [N], this step's gradient included.
+            step: as for `update`.
+
+        Returns:
+            [N], or `()` for a rule without one.
+        """
+        return ()
+
+    @abstractmethod
+    def direction(self, output: Tensor) -> Tensor:
+        """The update in units of the learning rate, before `scale`.
 
         Args:
             output: the network's, [N].
-            further: the inputs that the network does not read, further_inputs times [N].
 
         Returns:
-            The update in units of the learning rate, [N].
+            The direction [N].
         """
+
+    def m_tilde(self, accumulators: Accumulators, step: Tensor) -> Tensor | None:
+        """The running mean of gradients relative to their size, m~ of Eq. (8).
+
+        Args:
+            accumulators: each [N].
+            step: as for `update`.
+
+        Returns:
+            [N], or None for a rule that has no such mean.
+        """
+        return None
 
     def initial_state(self, network: Network, coordinates: int, dtype: str = "float32") -> RuleState:
         """What a rule remembers before the first step: nothing, all zeros.
@@ -163,7 +203,9 @@ class Rule(ABC):
         """
         units = coordinatewise.architecture_of(network).lstm
         return RuleState(
-            accumulators=tuple(ops.zeros((coordinates,), dtype) for _ in self.accumulator_names),
+            accumulators=self.accumulators_class._make(
+                ops.zeros((coordinates,), dtype) for _ in self.accumulators_class._fields
+            ),
             lstm=coordinatewise.zero_state(units, coordinates, dtype),
         )
 
@@ -187,8 +229,8 @@ class Rule(ABC):
         return direction, RuleState(accumulators, lstm)
 
     def observe(
-        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
-    ) -> tuple[Observation, tuple[Tensor, ...]]:
+        self, accumulators: Accumulators, gradient: Tensor, step: Tensor
+    ) -> tuple[Observation, Accumulators]:
         """The part of `update` that knows no weights.
 
         Args:
@@ -197,11 +239,12 @@ class Rule(ABC):
             step: as for `update`.
 
         Returns:
-            What the network sees, and the next accumulators.
+            What the rule sees, and the next accumulators.
         """
-        inputs, next_accumulators = self.inputs(accumulators, gradient, step)
+        new = self.accumulate(accumulators, gradient)
         awake = ops.not_equal(gradient, 0.0)
-        return Observation(inputs, awake), _keep_asleep(awake, next_accumulators, accumulators)
+        seen = Observation(self.inputs(new, gradient, step), self.scale(new, step), awake)
+        return seen, new._make(ops.where(awake, n, o) for n, o in zip(new, accumulators, strict=True))
 
     def respond(
         self, network: Network, observation: Observation, lstm: tuple[LSTMState, ...]
@@ -218,15 +261,53 @@ class Rule(ABC):
         Returns:
             The direction [N] and the next LSTM state.
         """
-        inputs, awake = observation
-        output, lstm = coordinatewise.apply(network, inputs[: self.inputs_size], lstm, awake)
-        direction = self.direction(output, inputs[self.inputs_size :])
+        inputs, scale, awake = observation
+        output, lstm = coordinatewise.apply(network, inputs, lstm, awake)
+        direction = _scaled(self.direction(output), scale)
         return ops.where(awake, direction, ops.zeros_like(output)), lstm
 
+    def last_direction(self, network: Network, state: RuleState, step: Tensor) -> Tensor:
+        """The direction that led to this state, computed again: no direction is stored.
 
-def _keep_asleep(awake: Tensor, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """`new` where awake [N], else `old`; each is [..., N]."""
-    return tuple(ops.where(awake, n, o) for n, o in zip(new, old, strict=True))
+        It follows from the h that the top LSTM layer ended with. A coordinate without a gradient keeps its h,
+        so for it this is the direction of the last step that it took, not the zero of this one; only `scale`
+        is that of `step`. Of a coordinate that never had a gradient it says nothing: see `touched`.
+
+        Args:
+            network: the learned weights.
+            state: after the step; h may be stored in another dtype than the weights, which costs precision.
+            step: the number of the step that led to the state.
+
+        Returns:
+            [N]
+        """
+        h = ops.cast(state.lstm[-1].h, network.output.kernel.dtype)
+        direction = self.direction(coordinatewise.output(network, h))
+        return _scaled(direction, self.scale(state.accumulators, step))
+
+    def touched(self, state: RuleState) -> Tensor:
+        """Which coordinates ever had a gradient.
+
+        Args:
+            state: after any step.
+
+        Returns:
+            [N], boolean: h of the top LSTM layer is no longer all zeros.
+        """
+        return ops.any(ops.not_equal(state.lstm[-1].h, 0.0), axis=0)
+
+
+def _scaled(direction: Tensor, scale: Tensor | tuple[()]) -> Tensor:
+    return direction if isinstance(scale, tuple) else direction * scale
+
+
+class RNNpropAccumulators(NamedTuple):
+    """The running means of RNNprop."""
+
+    m: Tensor
+    """[N], of gradients."""
+    v: Tensor
+    """[N], of squared gradients."""
 
 
 @dataclass(frozen=True)
@@ -251,22 +332,50 @@ class RNNpropRule(Rule):
     beta_2: float = 0.95
     epsilon: float = 1e-8
 
-    accumulator_names: ClassVar[tuple[str, ...]] = ("m", "v")
+    accumulators_class: ClassVar[type[Any]] = RNNpropAccumulators
     inputs_size: ClassVar[int] = 2
+    bounded: ClassVar[bool] = True
 
-    def inputs(
-        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        m, v = accumulators
-        m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
-        v = self.beta_2 * v + (1.0 - self.beta_2) * gradient * gradient
-        m_hat = m / (1.0 - self.beta_1**step)
-        v_hat = v / (1.0 - self.beta_2**step)
-        denominator = ops.sqrt(v_hat) + self.epsilon
-        return ops.stack([m_hat / denominator, gradient / denominator]), (m, v)
+    def accumulate(self, accumulators: Accumulators, gradient: Tensor) -> Accumulators:
+        return accumulators._replace(
+            m=self.beta_1 * accumulators.m + (1.0 - self.beta_1) * gradient,
+            v=self.beta_2 * accumulators.v + (1.0 - self.beta_2) * gradient * gradient,
+        )
 
-    def direction(self, output: Tensor, further: Tensor | Sequence[Tensor]) -> Tensor:
+    def inputs(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Tensor:
+        g_tilde = gradient / self.gradient_size(accumulators, step)
+        return ops.stack([self.m_tilde(accumulators, step), g_tilde])
+
+    def direction(self, output: Tensor) -> Tensor:
         return ops.tanh(output)
+
+    def m_tilde(self, accumulators: Accumulators, step: Tensor) -> Tensor:
+        m_hat = accumulators.m / (1.0 - self.beta_1**step)
+        return m_hat / self.gradient_size(accumulators, step)
+
+    def gradient_size(self, accumulators: Accumulators, step: Tensor) -> Tensor:
+        """The recent size of gradients, the denominator of Eq. (8) and (9).
+
+        Args:
+            accumulators: each [N].
+            step: as for `update`.
+
+        Returns:
+            sqrt(v^) + epsilon, [N].
+        """
+        v_hat = accumulators.v / (1.0 - self.beta_2**step)
+        return ops.sqrt(v_hat) + self.epsilon
+
+
+class SettlingAccumulators(NamedTuple):
+    """The running means of RNNprop with `settling`."""
+
+    m: Tensor
+    """[N], of gradients."""
+    v: Tensor
+    """[N], of squared gradients."""
+    u: Tensor
+    """[N], of squared gradients over a longer time."""
 
 
 @dataclass(frozen=True)
@@ -296,34 +405,20 @@ class SettlingRule(RNNpropRule):
     beta_3: float = 0.9999
     settling: float = 2.0
 
-    accumulator_names: ClassVar[tuple[str, ...]] = ("m", "v", "u")
-    further_inputs: ClassVar[int] = 1
+    accumulators_class: ClassVar[type[Any]] = SettlingAccumulators
 
-    def inputs(
-        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        m, v, u = accumulators
-        inputs, (m, v) = super().inputs((m, v), gradient, step)
-        u = self.beta_3 * u + (1.0 - self.beta_3) * gradient * gradient
-        return ops.concatenate([inputs, self.shrinking(v, u, step)[None]]), (m, v, u)
+    def accumulate(self, accumulators: Accumulators, gradient: Tensor) -> Accumulators:
+        u = self.beta_3 * accumulators.u + (1.0 - self.beta_3) * gradient * gradient
+        return super().accumulate(accumulators, gradient)._replace(u=u)
 
-    def direction(self, output: Tensor, further: Tensor | Sequence[Tensor]) -> Tensor:
-        return ops.tanh(output) * further[0]
+    def scale(self, accumulators: Accumulators, step: Tensor) -> Tensor:
+        """The multiplier of the direction, in [0, 1]; see `Rule.scale`."""
+        remembered = self.settling * ops.sqrt(accumulators.u) + self.epsilon
+        return ops.square(ops.minimum(self.gradient_size(accumulators, step) / remembered, 1.0))
 
-    def shrinking(self, v: Tensor, u: Tensor, step: Tensor) -> Tensor:
-        """The factor of the direction.
 
-        Args:
-            v: the accumulator after the step, [N].
-            u: likewise.
-            step: as for `update`.
-
-        Returns:
-            [N], in [0, 1].
-        """
-        recent = ops.sqrt(v / (1.0 - self.beta_2**step)) + self.epsilon
-        remembered = self.settling * ops.sqrt(u) + self.epsilon
-        return ops.square(ops.minimum(recent / remembered, 1.0))
+class DMAccumulators(NamedTuple):
+    """The running means of DMoptimizer: none."""
 
 
 @dataclass(frozen=True)
@@ -344,16 +439,18 @@ class DMRule(Rule):
 
     p: float = 10.0
 
-    accumulator_names: ClassVar[tuple[str, ...]] = ()
+    accumulators_class: ClassVar[type[Any]] = DMAccumulators
     inputs_size: ClassVar[int] = 2
+    bounded: ClassVar[bool] = False
 
-    def inputs(
-        self, accumulators: tuple[Tensor, ...], gradient: Tensor, step: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def accumulate(self, accumulators: Accumulators, gradient: Tensor) -> Accumulators:
+        return accumulators
+
+    def inputs(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Tensor:
         # log 0 is minus infinity, which the lower bound -p takes up.
         log_magnitude = ops.maximum(ops.log(ops.abs(gradient)), -self.p) / self.p
         sign = ops.clip(gradient * math.exp(self.p), -1.0, 1.0)
-        return ops.stack([log_magnitude, sign]), accumulators
+        return ops.stack([log_magnitude, sign])
 
-    def direction(self, output: Tensor, further: Tensor | Sequence[Tensor]) -> Tensor:
+    def direction(self, output: Tensor) -> Tensor:
         return output

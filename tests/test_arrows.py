@@ -24,7 +24,8 @@ ALLOWED = {
     " rnnprop_tf.compute",
     "rnnprop_tf.loss_scale": "keras",
     "rnnprop_tf.profile": "keras numpy tensorflow rnnprop_tf.compute rnnprop_tf.optimizer",
-    "rnnprop_tf.callbacks": "keras tensorflow rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.optimizer",
+    "rnnprop_tf.callbacks": "keras tensorflow rnnprop_tf.compute rnnprop_tf.network rnnprop_tf.rule"
+    " rnnprop_tf.optimizer",
     "rnnprop_tf": "rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained rnnprop_tf.optimizer"
     " rnnprop_tf.loss_scale rnnprop_tf.profile rnnprop_tf.callbacks",
     # Problems and their data: no rule in sight.

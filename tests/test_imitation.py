@@ -9,7 +9,7 @@ import tensorflow as tf
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
 from rnnprop_tf.network import Architecture
-from rnnprop_tf.rule import DMRule, Observation, RNNpropRule
+from rnnprop_tf.rule import DMRule, RNNpropRule
 from trainer import datasets, imitation, unroll
 from trainer.config import MetaTrainConfig
 from trainer.imitation import Teacher
@@ -62,7 +62,7 @@ def by_hand(start, teacher, lstm):
         _, gradient = unroll.loss_and_gradient(start.problem, carry.params, start.constants, batch)
         step = carry.step + 1.0
         seen, _ = start.rule.observe(carry.state.accumulators, gradient, step)
-        theirs, lstm = start.rule.respond(teacher.network, Observation(*seen), lstm)
+        theirs, lstm = start.rule.respond(teacher.network, seen, lstm)
         ours, state = start.rule.update(start.network, carry.state, gradient, step)
         carry = unroll.Carry(carry.params + 0.1 * ours, state, step)
         target = theirs.numpy() * (min(1.0, float(step) / teacher.warmup) if teacher.warmup else 1.0)

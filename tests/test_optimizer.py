@@ -203,10 +203,11 @@ def test_features_are_adams_and_rmsprops_updates():
     adam = keras.optimizers.Adam(1.0, beta_1=beta_1, beta_2=beta_2, epsilon=1e-12)
     rmsprop = keras.optimizers.RMSprop(1.0, rho=beta_2, epsilon=1e-24)
     variables = {optimizer: keras.Variable(np.zeros(5, "float32")) for optimizer in (adam, rmsprop)}
-    accumulators = (tf.zeros(5), tf.zeros(5))
+    accumulators = rule.accumulators_class(tf.zeros(5), tf.zeros(5))
     for t in range(1, 13):
         gradient = tf.constant(np.random.default_rng(t).normal(size=5), "float32")
-        inputs, accumulators = rule.inputs(accumulators, gradient, tf.constant(float(t)))
+        accumulators = rule.accumulate(accumulators, gradient)
+        inputs = rule.inputs(accumulators, gradient, tf.constant(float(t)))
         for optimizer, variable in variables.items():
             variable.assign(tf.zeros(5))
             optimizer.apply([gradient], [variable])

@@ -473,8 +473,9 @@ def test_the_learned_update_is_the_rule_s(tmp_path):
     with np.load(path) as maps:
         m, g, fresh, used = (maps[name] for name in ("m", "g", "fresh", "used"))
     inputs = np.array([[m[3]], [g[35]]], "float32")
+    seen = response.Observation(inputs, scale=(), awake=np.array([True]))
     state = rule.initial_state(network, 1)
-    direction, _ = rule.respond(network, response.Observation(inputs, np.array([True])), state.lstm)
+    direction, _ = rule.respond(network, seen, state.lstm)
     np.testing.assert_allclose(fresh[3, 35], direction[0], rtol=1e-5)
     assert used.shape == fresh.shape == (41, 41)
     assert not np.allclose(used, fresh)

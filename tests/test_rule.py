@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy_reference import DMReference, RNNpropReference, SettlingReference, random_network
 
 from rnnprop_tf import network as coordinatewise
-from rnnprop_tf.network import Architecture, Network
+from rnnprop_tf.network import Architecture, LSTMState, Network
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState, SettlingRule
 
 RULES = [
@@ -90,6 +91,65 @@ def test_coordinate_without_gradient_sleeps(rule: Rule, architecture: Architectu
 
 def flat(state: RuleState) -> list[np.ndarray]:
     return [np.asarray(array) for array in (*state.accumulators, *(a for layer in state.lstm for a in layer))]
+
+
+@pytest.mark.parametrize(("rule", "architecture"), RULES)
+def test_last_direction_is_what_update_returned(rule: Rule, architecture: Architecture) -> None:
+    network = random_network(architecture, seed=16)
+    gradients = gradients_with_zeros(30, 20, seed=17)
+
+    def compare(t: int, direction: np.ndarray, state: RuleState) -> None:
+        awake = gradients[t - 1] != 0.0
+        assert_array_equal(rule.last_direction(network, state, np.float64(t))[awake], direction[awake])
+        assert_array_equal(rule.touched(state), gradients[:t].any(axis=0))
+
+    run(rule, network, gradients, compare)
+
+
+@pytest.mark.parametrize("rule", [RNNpropRule(), DMRule()])
+def test_last_direction_of_a_sleeper_is_that_of_its_last_step(rule: Rule) -> None:
+    network = random_network(Architecture(2, (), (4,)), seed=16)
+    gradients = gradients_with_zeros(10, 20, seed=17)
+    gradients[4] = 1.0
+    gradients[5:] = 0.0
+    found = []
+    run(rule, network, gradients, lambda t, d, state: found.append(rule.last_direction(network, state, t)))
+    assert_array_equal(found[-1], directions(rule, network, gradients)[4])
+
+
+def test_last_direction_reads_an_h_of_fewer_bits() -> None:
+    rule, network = RNNpropRule(), coordinatewise.initial_weights(Architecture(), seed=18)
+    direction, state = rule.update(network, rule.initial_state(network, 3), np.ones(3, "float32"), 1.0)
+    stored = state._replace(lstm=tuple(LSTMState(*(ops.cast(x, "bfloat16") for x in s)) for s in state.lstm))
+    found = rule.last_direction(network, stored, 1.0)
+    assert found.dtype == "float32"
+    assert_allclose(found, direction, rtol=0.02)
+
+
+@pytest.mark.parametrize(("rule", "architecture"), RULES)
+def test_what_a_rule_says_of_itself(rule: Rule, architecture: Architecture) -> None:
+    """Shapes and meaning of the fields, which the callers rely on."""
+    state = rule.initial_state(random_network(architecture, seed=19), 3, "float64")
+    gradient, step = np.array([2.0, 0.0, -0.1]), np.float64(1.0)
+    seen, accumulators = rule.observe(state.accumulators, gradient, step)
+    assert seen.inputs.shape == (rule.inputs_size, 3)
+    assert_array_equal(seen.awake, [True, False, True])
+    assert (np.shape(seen.scale) == (3,)) if isinstance(rule, SettlingRule) else (seen.scale == ())
+    assert type(accumulators) is type(state.accumulators) is rule.accumulators_class
+    m_tilde = rule.m_tilde(accumulators, step)
+    if isinstance(rule, DMRule):
+        assert not rule.bounded
+        assert m_tilde is None
+    else:
+        assert rule.bounded
+        assert_array_equal(m_tilde, seen.inputs[0])
+
+
+def test_fields_of_the_state_are_the_papers_names() -> None:
+    """Their order is the checkpoint's."""
+    assert RNNpropRule.accumulators_class._fields == ("m", "v")
+    assert SettlingRule.accumulators_class._fields == ("m", "v", "u")
+    assert DMRule.accumulators_class._fields == ()
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e5, -1.0])

@@ -108,7 +108,8 @@ def _directions(
     steps, size = seen.awake.shape
 
     def body(t: tf.Tensor, lstm: Any, answers: tf.TensorArray) -> tuple[Any, ...]:
-        direction, lstm = rule.respond(network, Observation(seen.inputs[t], seen.awake[t]), lstm)
+        now = tf.nest.map_structure(lambda tensor: tensor[t], seen)
+        direction, lstm = rule.respond(network, now, lstm)
         return t + 1, lstm, answers.write(t, direction)
 
     answers = tf.TensorArray(seen.inputs.dtype, steps, element_shape=[size])

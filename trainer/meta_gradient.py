@@ -142,7 +142,7 @@ def replayed(start: PeriodStart, sample: int | None, seed: tf.Tensor) -> Period:
     if sample is not None:
         chosen, weight = _sample(tf.where(observations.awake, sensitivity, 0.0), sample, seed)
         sensitivity = tf.gather(sensitivity, chosen, axis=-1) * weight
-        observations = Observation(*(tf.gather(o, chosen, axis=-1) for o in observations))
+        observations = tf.nest.map_structure(lambda o: tf.gather(o, chosen, axis=-1), observations)
         first_lstm = tuple(LSTMState(*(tf.gather(s, chosen, axis=-1) for s in state)) for state in first_lstm)
 
     nothing = tf.nest.map_structure(tf.zeros_like, first_lstm)
@@ -156,7 +156,7 @@ class Recorded(NamedTuple):
     lstm: tuple[LSTMState, ...]
     """At its start, each [H, N]."""
     observations: Observation
-    """inputs [T, I, N] and awake [T, N]."""
+    """Each tensor with a first axis of T."""
 
 
 def record(start: PeriodStart) -> tuple[Carry, Recorded]:
@@ -259,7 +259,7 @@ def _replay(rule: Rule) -> Callable[..., tuple[Network, tuple[LSTMState, ...]]]:
         steps = sensitivity.shape[0]
 
         def body(t: tf.Tensor, lstm: Any, total: tf.Tensor) -> tuple[Any, ...]:
-            seen = Observation(observations.inputs[t], observations.awake[t])
+            seen = tf.nest.map_structure(lambda tensor: tensor[t], observations)
             direction, lstm = rule.respond(network, seen, lstm)
             return t + 1, lstm, total + tf.reduce_sum(sensitivity[t] * direction)
 

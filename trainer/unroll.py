@@ -29,7 +29,7 @@ class Trajectory(NamedTuple):
     gradients: tf.Tensor | None = None
     """[T, N]; None unless recorded."""
     observations: Observation | None = None
-    """inputs [T, I, N] and awake [T, N]; None unless recorded."""
+    """What the rule saw, each tensor with a first axis of T; None unless recorded."""
 
 
 def start(rule: Rule, network: Network, params: tf.Tensor) -> Carry:
@@ -78,14 +78,15 @@ def unroll(
     Returns:
         The carry after the last step, and the trajectory.
     """
-    size, dtype = problem.size, carry.params.dtype
+    dtype = carry.params.dtype
     loss_shape = [problem.tasks] if problem.tasks > 1 else []
     arrays = [tf.TensorArray(dtype, steps, element_shape=loss_shape)]
     if record:
+        # Made for its shapes and types; its values are not used, so nothing of it runs in a graph.
+        example, _ = rule.observe(carry.state.accumulators, carry.params, carry.step + 1.0)
         arrays += [
-            tf.TensorArray(dtype, steps, element_shape=[size]),
-            tf.TensorArray(dtype, steps, element_shape=[rule.inputs_size + rule.further_inputs, size]),
-            tf.TensorArray(tf.bool, steps, element_shape=[size]),
+            tf.TensorArray(tensor.dtype, steps, element_shape=tensor.shape)
+            for tensor in tf.nest.flatten((carry.params, example))
         ]
 
     # The rule is worth compiling even where the problem is not; in a compiled unroll this changes nothing.
@@ -103,7 +104,7 @@ def unroll(
         step = carry.step + 1.0
         observation, direction, state = apply_rule(network, carry.state, gradient, step)
         carry = Carry(carry.params + alpha * direction, state, step)
-        met = (loss, gradient, *observation)[: len(arrays)]
+        met = tf.nest.flatten((loss, gradient, observation))[: len(arrays)]
         return t + 1, carry, [array.write(t, value) for array, value in zip(arrays, met, strict=True)]
 
     _, carry, arrays = tf.while_loop(
@@ -112,4 +113,5 @@ def unroll(
     losses, *recorded = (array.stack() for array in arrays)
     if not record:
         return carry, Trajectory(losses)
-    return carry, Trajectory(losses, recorded[0], Observation(*recorded[1:]))
+    gradients, *observations = recorded
+    return carry, Trajectory(losses, gradients, tf.nest.pack_sequence_as(example, observations))

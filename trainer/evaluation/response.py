@@ -43,12 +43,11 @@ def write(weights: Pretrained, task: str, path: str, data_dir: str | None) -> No
             problem, rule, network, weights.learning_rate, carry, draw.constants, batches, STEPS_OF_USE
         )
     )()
-    awoken = np.flatnonzero(carry.state.accumulators[1])  # v
+    awoken = np.flatnonzero(carry.state.accumulators.v)
     picks = np.random.default_rng(0).choice(awoken, COORDINATES, replace=False)
     m, g = (values.reshape(-1) for values in np.meshgrid(M_AXIS, G_AXIS, indexing="ij"))
-    further = [tf.ones_like(m)] * rule.further_inputs
-    inputs = tf.tile(tf.stack([m, g, *further]), [1, COORDINATES])
-    observation = Observation(inputs, tf.ones(inputs.shape[1], tf.bool))
+    inputs = tf.tile(tf.stack([m, g]), [1, COORDINATES])
+    observation = Observation(inputs, scale=(), awake=tf.ones(inputs.shape[1], tf.bool))
 
     def response(lstm: tuple[LSTMState, ...]) -> np.ndarray:
         states = tf.nest.map_structure(
