@@ -412,7 +412,6 @@ class SettlingRule(RNNpropRule):
         return super().accumulate(accumulators, gradient)._replace(u=u)
 
     def scale(self, accumulators: Accumulators, step: Tensor) -> Tensor:
-        """The multiplier of the direction, in [0, 1]; see `Rule.scale`."""
         remembered = self.settling * ops.sqrt(accumulators.u) + self.epsilon
         return ops.square(ops.minimum(self.gradient_size(accumulators, step) / remembered, 1.0))
 
