@@ -10,17 +10,30 @@ import numpy as np
 from keras import layers
 from sklearn.datasets import load_digits
 
-from examples.compare import Data, Fit, compare
+from rnnprop_tf import RNNprop
+from trainer.comparison import ACCURACY, LOSSES, LOWEST, Fit, beside_adam, draw, print_table
 
 VALIDATION = 360
-"""The last images, not shuffled before."""
+"""Number of images for validation: the last ones, not shuffled before."""
 
 
-def load() -> tuple[Data, Data]:
-    """Images [N, 8, 8, 1] in [0, 1] and labels, for training and for validation."""
-    digits = load_digits()
-    x, y = np.float32(digits.images / 16.0)[..., None], digits.target
-    return (x[:-VALIDATION], y[:-VALIDATION]), (x[-VALIDATION:], y[-VALIDATION:])
+def run(picture: Path, epochs: int = 20, seeds: int = 3) -> list[Fit]:
+    """Trains with RNNprop, its learning rate and weights as they come, and with Adam to compare."""
+    (x, y), validation = load()
+
+    def train(optimizer: keras.optimizers.Optimizer, seed: int) -> dict[str, list[float]]:
+        keras.utils.set_random_seed(seed)
+        model = make_model()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, metrics=["accuracy"])
+        fitted = model.fit(x, y, batch_size=64, epochs=epochs, validation_data=validation, verbose=0)
+        return fitted.history
+
+    fits = beside_adam(train, {"RNNprop": RNNprop.from_pretrained}, range(seeds))
+    print(f"\nA CNN on digits, {make_model().count_params():,} parameters, {epochs} epochs, {seeds} seeds\n")
+    print_table(LOSSES | ACCURACY | LOWEST, fits)
+    draw(fits, picture, title="A CNN on digits")
+    return fits
 
 
 def make_model() -> keras.Model:
@@ -43,21 +56,11 @@ def make_model() -> keras.Model:
     )
 
 
-def run(picture: Path, epochs: int = 20, seeds: int = 3) -> list[Fit]:
-    """The comparison."""
-    train, validation = load()
-    return compare(
-        "A CNN on digits",
-        make_model,
-        train,
-        validation,
-        picture,
-        batch_size=64,
-        epochs=epochs,
-        seeds=seeds,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+def load() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Images [N, 8, 8, 1] in [0, 1] and labels, for training and for validation."""
+    images, y = load_digits(return_X_y=True)
+    x = (images / 16.0).astype("float32").reshape(-1, 8, 8, 1)
+    return (x[:-VALIDATION], y[:-VALIDATION]), (x[-VALIDATION:], y[-VALIDATION:])
 
 
 if __name__ == "__main__":

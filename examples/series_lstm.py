@@ -10,22 +10,34 @@ import matplotlib.cbook
 import numpy as np
 from keras import layers
 
-from examples.compare import Data, Fit, compare
+from rnnprop_tf import RNNprop
+from trainer.comparison import LOSSES, LOWEST, Fit, beside_adam, draw, print_table
 
-WINDOW, CHANNELS, TRAIN = 20, 4, 600
+WINDOW = 20
+"""Samples that the model sees."""
+CHANNELS = 4
+TRAIN = 600
+"""Number of samples for training: the first ones."""
 
 
-def load() -> tuple[Data, Data]:
-    """Windows [N, WINDOW, CHANNELS] and the sample after each; the last 200 samples are for validation."""
-    with matplotlib.cbook.get_sample_data("eeg.dat") as file:
-        series = np.frombuffer(file.read(), float).reshape(-1, CHANNELS)
-    series = np.float32((series - series[:TRAIN].mean(axis=0)) / series[:TRAIN].std(axis=0))
+def run(picture: Path, epochs: int = 25, seeds: int = 3) -> list[Fit]:
+    """Trains with RNNprop, its learning rate and weights as they come, and with Adam to compare."""
+    (x, y), validation = load()
 
-    def windows(part: np.ndarray) -> Data:
-        starts = range(len(part) - WINDOW)
-        return np.stack([part[s : s + WINDOW] for s in starts]), part[WINDOW:]
+    def train(optimizer: keras.optimizers.Optimizer, seed: int) -> dict[str, list[float]]:
+        keras.utils.set_random_seed(seed)
+        model = make_model()
+        model.compile(optimizer, loss="mse")
+        fitted = model.fit(x, y, batch_size=32, epochs=epochs, validation_data=validation, verbose=0)
+        return fitted.history
 
-    return windows(series[:TRAIN]), windows(series[TRAIN:])
+    fits = beside_adam(train, {"RNNprop": RNNprop.from_pretrained}, range(seeds))
+    guess = np.mean((validation[1] - validation[0][:, -1]) ** 2)
+    print(f"\nAn LSTM on an EEG, {make_model().count_params():,} parameters, {epochs} epochs, {seeds} seeds")
+    print(f"(the last value as the guess: validation loss {guess:.4f})\n")
+    print_table(LOSSES | LOWEST, fits)
+    draw(fits, picture, title="An LSTM on an EEG")
+    return fits
 
 
 def make_model() -> keras.Model:
@@ -33,21 +45,17 @@ def make_model() -> keras.Model:
     return keras.Sequential([keras.Input((WINDOW, CHANNELS)), layers.LSTM(32), layers.Dense(CHANNELS)])
 
 
-def run(picture: Path, epochs: int = 25, seeds: int = 3) -> list[Fit]:
-    """The comparison, and what guessing that nothing changes would give."""
-    train, (x, y) = load()
-    print(f"\nLast value as the guess: validation loss {np.mean((y - x[:, -1]) ** 2):.4f}")
-    return compare(
-        "An LSTM on an EEG",
-        make_model,
-        train,
-        (x, y),
-        picture,
-        batch_size=32,
-        epochs=epochs,
-        seeds=seeds,
-        loss="mse",
-    )
+def load() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Windows [N, WINDOW, CHANNELS] and the sample after each; the last 200 samples are for validation."""
+    values = np.fromfile(matplotlib.cbook.get_sample_data("eeg.dat", asfileobj=False))
+    series = values.reshape(-1, CHANNELS)
+    series = ((series - series[:TRAIN].mean(axis=0)) / series[:TRAIN].std(axis=0)).astype("float32")
+
+    def windows(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        starts = range(len(part) - WINDOW)
+        return np.stack([part[s : s + WINDOW] for s in starts]), part[WINDOW:]
+
+    return windows(series[:TRAIN]), windows(series[TRAIN:])
 
 
 if __name__ == "__main__":

@@ -16,36 +16,50 @@ import keras
 import numpy as np
 from keras import layers
 
-from examples.compare import Data, Fit, compare
+from rnnprop_tf import RNNprop
+from trainer.comparison import ACCURACY, LOSSES, LOWEST, Fit, beside_adam, draw, print_table
 
 PACKAGES = ("keras", "numpy", "scipy", "sklearn")
-GIVEAWAYS = re.compile(r"keras|tensorflow|numpy|scipy|sklearn|scikit|\b(np|tf|sp)\b", re.IGNORECASE)
-OTHERS = re.compile(r"test|vendor|extern")
-PARAGRAPHS, PER_FILE = 800, 10
-"""Of each package, so that guessing is right one time in four."""
-WORDS, LENGTH = 3000, 60
+WORDS = 3000
+"""Size of the vocabulary."""
+LENGTH = 60
+"""Words of a paragraph that the model sees."""
 
 
-def paragraphs(package: str, chance: random.Random) -> list[tuple[str, str]]:
-    """`PARAGRAPHS` of (file, paragraph) from the package's docstrings; needs no import of it."""
-    root = Path(importlib.util.find_spec(package).origin).parent
-    files = [f for f in sorted(root.rglob("*.py")) if not OTHERS.search(str(f.relative_to(root)))]
-    chance.shuffle(files)
-    found: list[tuple[str, str]] = []
-    for file in files:
-        nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        docstrings = [
-            ast.get_docstring(n) or "" for n in nodes if isinstance(n, ast.ClassDef | ast.FunctionDef)
+def run(picture: Path, epochs: int = 10, seeds: int = 3) -> list[Fit]:
+    """Trains with RNNprop, its learning rate and weights as they come, and with Adam to compare."""
+    (x, y), validation = load()
+
+    def train(optimizer: keras.optimizers.Optimizer, seed: int) -> dict[str, list[float]]:
+        keras.utils.set_random_seed(seed)
+        model = make_model()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, metrics=["accuracy"])
+        fitted = model.fit(x, y, batch_size=64, epochs=epochs, validation_data=validation, verbose=0)
+        return fitted.history
+
+    fits = beside_adam(train, {"RNNprop": RNNprop.from_pretrained}, range(seeds))
+    size = f"{make_model().count_params():,} parameters"
+    print(f"\nDocstrings by library, {size}, {epochs} epochs, {seeds} seeds\n")
+    print_table(LOSSES | ACCURACY | LOWEST, fits)
+    draw(fits, picture, title="Docstrings by library")
+    return fits
+
+
+def make_model() -> keras.Model:
+    """The mean of the words' vectors, and a hidden layer."""
+    return keras.Sequential(
+        [
+            keras.Input((LENGTH,), dtype="int64"),
+            layers.Embedding(WORDS, 16, mask_zero=True),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(16, activation="relu"),
+            layers.Dense(len(PACKAGES)),
         ]
-        texts = [text for docstring in docstrings for text in re.split(r"\n\s*\n", docstring)]
-        long = [GIVEAWAYS.sub(" ", text) for text in texts if len(text.split()) >= 10]
-        found += [(str(file), text) for text in chance.sample(long, min(PER_FILE, len(long)))]
-        if len(found) >= PARAGRAPHS:
-            break
-    return found[:PARAGRAPHS]
+    )
 
 
-def load() -> tuple[Data, Data]:
+def load() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Word numbers [N, LENGTH] and labels, for training and for validation."""
     chance = random.Random(0)
     texts: dict[bool, list[tuple[str, int]]] = {False: [], True: []}
@@ -63,34 +77,35 @@ def load() -> tuple[Data, Data]:
     return train, validation
 
 
-def make_model() -> keras.Model:
-    """The mean of the words' vectors, and a hidden layer."""
-    return keras.Sequential(
-        [
-            keras.Input((LENGTH,), dtype="int64"),
-            layers.Embedding(WORDS, 16, mask_zero=True),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(16, activation="relu"),
-            layers.Dense(len(PACKAGES)),
+GIVEAWAYS = re.compile(r"keras|tensorflow|numpy|scipy|sklearn|scikit|\b(np|tf|sp)\b", re.IGNORECASE)
+OTHERS = re.compile(r"test|vendor|extern")
+"""In the paths of files that are left out."""
+PARAGRAPHS = 800
+"""Paragraphs of each package, so that guessing is right one time in four."""
+PER_FILE = 10
+"""The most paragraphs of a file."""
+
+
+def paragraphs(package: str, chance: random.Random) -> list[tuple[str, str]]:
+    """`PARAGRAPHS` of (file, paragraph) from the package's docstrings; needs no import of it."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    root = Path(spec.origin).parent
+    files = [f for f in sorted(root.rglob("*.py")) if not OTHERS.search(str(f.relative_to(root)))]
+    chance.shuffle(files)
+    found: list[tuple[str, str]] = []
+    for file in files:
+        nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        docstrings = [
+            ast.get_docstring(n) or "" for n in nodes if isinstance(n, ast.ClassDef | ast.FunctionDef)
         ]
-    )
-
-
-def run(picture: Path, epochs: int = 10, seeds: int = 3) -> list[Fit]:
-    """The comparison."""
-    train, validation = load()
-    return compare(
-        "Docstrings by library",
-        make_model,
-        train,
-        validation,
-        picture,
-        batch_size=64,
-        epochs=epochs,
-        seeds=seeds,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+        texts = [text for docstring in docstrings for text in re.split(r"\n\s*\n", docstring)]
+        long = [GIVEAWAYS.sub(" ", text) for text in texts if len(text.split()) >= 10]
+        found += [(str(file), text) for text in chance.sample(long, min(PER_FILE, len(long)))]
+        if len(found) >= PARAGRAPHS:
+            break
+    return found[:PARAGRAPHS]
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ ALLOWED = {
     " trainer.problems.base trainer.problems.catalog trainer.problems.convex trainer.problems.tricks"
     " trainer.unroll trainer.meta_gradient trainer.imitation trainer.config trainer.checkpoint"
     " trainer.files trainer.evaluation.curves trainer.distribution trainer.interrupts",
+    # Several optimizers on one model, for the demo, the examples and the studies.
+    "trainer.comparison": "keras matplotlib numpy",
     # The commands: the only modules that know flags; `commands` parses them for all.
     "trainer.commands": "absl",
     "trainer.train": "absl tensorflow trainer.config trainer.meta_train trainer.checkpoint trainer.commands"
@@ -98,8 +100,8 @@ ALLOWED = {
     " trainer.evaluation.tables",
     "trainer.convert": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule trainer.files"
     " trainer.commands",
-    "trainer.demo": "absl keras matplotlib numpy tensorflow rnnprop_tf rnnprop_tf.pretrained trainer.config"
-    " trainer.datasets trainer.meta_train trainer.export trainer.commands",
+    "trainer.demo": "absl keras numpy tensorflow rnnprop_tf rnnprop_tf.pretrained trainer.comparison"
+    " trainer.config trainer.datasets trainer.meta_train trainer.export trainer.commands",
 }
 
 MODULES = {

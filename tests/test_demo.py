@@ -17,13 +17,16 @@ def test_the_whole_path_from_digits_to_a_trained_keras_model(tmp_path, capsys):
     assert ours.optimizer == "RNNprop, made just now"
     assert [f.optimizer for f in fits[-3:]] == ["Adam, 0.0001", "Adam, 0.001", "Adam, 0.01"]
     for fit in fits:
-        assert fit.losses.shape == (2,)
-        assert np.isfinite(fit.losses).all()
-        assert 0 <= fit.test_accuracy <= 1
+        assert fit.history["loss"].shape == (2,)
+        assert np.isfinite(fit.history["loss"]).all()
+        assert 0 <= fit.last("val_accuracy") <= 1
+        assert fit.seconds > 0
     # Adam at its default rate learns; the picture and the table are about real runs.
-    assert fits[-2].losses[1] < fits[-2].losses[0]
+    assert fits[-2].history["loss"][1] < fits[-2].history["loss"][0]
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
     weights = load_file(tmp_path / "weights" / "model.safetensors")
     trained = load_file(tmp_path / "run" / "checkpoint-00000100.safetensors")
     assert all(np.array_equal(weights[name], trained[f"network.{name}"]) for name in weights)
-    assert "RNNprop, made just now" in capsys.readouterr().out
+    assert f"| RNNprop, made just now | {ours.last('loss'):.4f} | {ours.last('val_loss'):.4f} |" in (
+        capsys.readouterr().out
+    )

@@ -15,15 +15,15 @@ def test_example_trains_and_draws(name, tmp_path, capsys):
     picture = tmp_path / "picture.png"
     ours, default, best = example.run(picture, epochs=2, seeds=1)
     assert [f.optimizer.split(",")[0] for f in (ours, default, best)] == ["RNNprop", "Adam", "Adam"]
-    assert np.nanmin(best.validation) <= np.nanmin(default.validation)
+    assert best.lowest_validation_loss <= default.lowest_validation_loss
     for fit in (ours, default, best):
-        assert fit.train.shape == fit.validation.shape == (2,)
-        assert np.isfinite(fit.train).all()
-    assert ours.train[1] < ours.train[0]
+        assert fit.history["loss"].shape == fit.history["val_loss"].shape == (2,)
+        assert np.isfinite(fit.history["loss"]).all()
+    assert ours.history["loss"][1] < ours.history["loss"][0]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 100_000
     table = capsys.readouterr().out
-    assert f"| RNNprop | {ours.train[-1]:.4f} | {ours.validation[-1]:.3f} |" in table
+    assert f"| RNNprop | {ours.last('loss'):.4f} | {ours.last('val_loss'):.3f} |" in table
 
 
 @pytest.mark.slow

@@ -1,18 +1,17 @@
 """What to do with a coordinate that has no gradient: six rules measured.
 
-    python -m benchmarks.sleep_rule --weights=rnnprop-quick
+    python -m studies.sleep_rule --weights=rnnprop-quick
 
 On the base MLP and its ReLU variant, and on an Embedding under a linear classifier whose words follow Zipf's
-law and whose last rows are never used. Prints the final loss and how far rows that had no
-gradient moved.
+law and whose last rows are never used. Prints a Markdown table of final losses and of how far rows that had
+no gradient moved: a row that is never used over the run, a used one in each step that it is idle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +20,7 @@ from keras import ops
 
 from rnnprop_tf import pretrained
 from rnnprop_tf.rule import Observation, RNNpropRule
+from studies import losses
 from trainer.evaluation.curves import LearnedRunner
 from trainer.problems import catalog
 from trainer.problems.base import Draw, Problem, Seed, normal_params, unpack
@@ -56,12 +56,18 @@ class AsleepUntilFirstGradient(RNNpropRule):
 class AsleepWhenMomentumIsSpent(RNNpropRule):
     """Held when g = 0 and |m~| is below the threshold; m and v go on decaying."""
 
-    threshold: float = 0.1
+    threshold: ClassVar[float] = 0.1
 
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
         new = self.accumulate(accumulators, gradient)
         awake = (gradient != 0) | (ops.abs(self.m_tilde(new, step)) >= self.threshold)
         return Observation(self.inputs(new, gradient, step), scale=(), awake=awake), new
+
+
+class AsleepEarlier(AsleepWhenMomentumIsSpent):
+    """The same with a higher threshold."""
+
+    threshold = 0.5
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ RULES: dict[str, Callable[[], RNNpropRule]] = {
     "never asleep (paper)": NeverAsleep,
     "held while v = 0": AsleepUntilFirstGradient,
     "held at g = 0, |m~| < 0.1": AsleepWhenMomentumIsSpent,
-    "held at g = 0, |m~| < 0.5": partial(AsleepWhenMomentumIsSpent, threshold=0.5),
+    "held at g = 0, |m~| < 0.5": AsleepEarlier,
     "no step at g = 0, m, v decay": NoStepButDecay,
     "all held at g = 0 (ours)": RNNpropRule,
 }
@@ -120,10 +126,8 @@ class BagOfWords(Problem):
 
 def idle_drift(problem: BagOfWords, runner: LearnedRunner, steps: int) -> tuple[float, float]:
     """Mean |change| of an embedding number: in unused rows over the run, in used rows per idle step."""
-    carry, constants = (
-        runner._start(problem.draw(tf.constant([0, 1])).params),
-        problem.draw(tf.constant([0, 1])).constants,
-    )
+    draw = problem.draw(tf.constant([0, 1]))
+    carry, constants = runner._start(draw.params), draw.constants
     start = carry.params
     idle, idle_steps = 0.0, 0
     rows = problem.WORDS * problem.UNITS
@@ -150,19 +154,16 @@ def main(_: list[str]) -> None:
         "rare words": lambda: bag,
     }
     problems = {name: build[name]() for name in FLAGS.problems or build}
-    print(f"{FLAGS.weights}, {FLAGS.steps} steps, {FLAGS.runs} runs: final losses; drift of idle rows")
+    columns = [f"mean final loss, {name}" for name in problems]
+    losses.print_head("rule", *columns, "move of an unused row", "move of an idle row, a step")
     for title, rule in RULES.items():
         cells = []
         for problem in problems.values():
             runner = LearnedRunner(problem, rule(), loaded.network, loaded.learning_rate)
-            runs = [runner.run(FLAGS.steps, seed).final_loss for seed in range(FLAGS.runs)]
-            cells.append(f"{np.mean(runs):.4f}")
+            cells.append(f"{losses.final_losses(runner, FLAGS.steps, range(FLAGS.runs)).mean():.4f}")
         on_bag = LearnedRunner(bag, rule(), loaded.network, loaded.learning_rate)
         unused, idle = idle_drift(bag, on_bag, min(FLAGS.steps, 500))
-        print(
-            f"{title:30s} {' '.join(cells)}   unused rows {unused:.4f}, idle rows a step {idle:.6f}",
-            flush=True,
-        )
+        losses.print_row(title, *cells, f"{unused:.4f}", f"{idle:.6f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What storing the LSTM's state in fewer bytes does to final losses.
 
-    python -m benchmarks.state_dtype
-    python -m benchmarks.state_dtype --tasks=sin_lstm --runs=100
+    python -m studies.state_dtype
+    python -m studies.state_dtype --tasks=sin_lstm --runs=100
 
 Five of the paper's tasks, optimized with the shipped weights from the same starts on the same data: with h
 and c in float32, in bfloat16 (the optimizers' `state_dtype="bfloat16"`), and with h in int8, which no
@@ -23,6 +23,7 @@ from benchmarks.machine import machine, write
 from rnnprop_tf import compute, pretrained
 from rnnprop_tf.network import LSTMState, Network, Tensor
 from rnnprop_tf.rule import Observation, RNNpropRule, RuleState
+from studies import losses
 from trainer.evaluation.curves import LearnedRunner
 from trainer.problems import catalog
 
@@ -82,21 +83,20 @@ def main(_: list[str]) -> None:
         task = catalog.task(name)
         problem = task.build(FLAGS.data_dir)
         seeds = range(FLAGS.runs if task.steps <= 100 else FLAGS.runs // 4)
-        losses = {}
+        found = {}
         for title, rule in RULES.items():
             runner = LearnedRunner(problem, rule(), weights.network, weights.learning_rate)
-            losses[title] = np.array([runner.run(task.steps, seed).final_loss for seed in seeds])
-        tasks[name] = {"runs": len(seeds)} | {title: summary(losses, title) for title in RULES}
+            found[title] = losses.final_losses(runner, task.steps, seeds)
+        tasks[name] = {"runs": len(seeds)} | {title: summary(found, title) for title in RULES}
         print(name, tasks[name], flush=True)
     write({"machine": machine(), "weights": FLAGS.weights, "tasks": tasks}, FLAGS.out)
 
 
-def summary(losses: dict[str, np.ndarray], title: str) -> dict[str, float]:
+def summary(found: dict[str, np.ndarray], title: str) -> dict[str, float]:
     """The mean loss, and the mean difference to float32 as a share of float32's mean."""
-    mean = losses["float32"].mean()
-    difference = (losses[title] - losses["float32"]) / mean
+    difference = (found[title] - found["float32"]) / found["float32"].mean()
     return {
-        "mean_final_loss": float(losses[title].mean()),
+        "mean_final_loss": float(found[title].mean()),
         "relative_difference": float(difference.mean()),
         "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
     }

@@ -1,6 +1,6 @@
 """Where RNNprop is a poor choice: pretrained starts, tiny batches.
 
-    python -m benchmarks.when_not
+    python -m studies.when_not
 
 All on scikit-learn's digits, against Adam at its default rate and at the best of five, chosen for each row by
 what the row reports. Means over seeds; prints Markdown tables.
@@ -14,7 +14,7 @@ what the row reports. Means over seeds; prints Markdown tables.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
 
 import keras
 import numpy as np
@@ -23,6 +23,7 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 from rnnprop_tf import RNNprop, pretrained
+from trainer.comparison import ADAM_DEFAULT, Columns, beside_adam, print_table
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("weights", pretrained.DEFAULT, "name or folder of RNNprop weights")
@@ -33,24 +34,20 @@ flags.DEFINE_multi_enum("tables", ["fine-tuning", "batches"], ["fine-tuning", "b
 
 RNNPROP_RATES = (0.1, 0.01)
 """The default, and a cautious one."""
-ADAM_DEFAULT = 0.001
 ADAM_RATES = (0.0003, ADAM_DEFAULT, 0.003, 0.01, 0.03)
 FIRST = 20
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 PRETRAINING_STEPS = 1000
 
 Data = tuple[np.ndarray, np.ndarray]
-MakeOptimizer = Callable[[], keras.optimizers.Optimizer]
 
 
-class Result(NamedTuple):
-    """Of one training, or the mean of several."""
-
-    highest_loss: float
-    """On the training data, after any of the first `FIRST` steps."""
-    train_loss: float
-    validation_loss: float
-    validation_accuracy: float
+COLUMNS: Columns = {
+    "highest loss": lambda fit: f"{fit.last('highest_loss'):.2f}",
+    "training loss": lambda fit: f"{fit.last('loss'):.4f}",
+    "validation loss": lambda fit: f"{fit.last('val_loss'):.3f}",
+    "validation accuracy": lambda fit: f"{fit.last('val_accuracy'):.3f}",
+}
 
 
 def digits(labels: range) -> tuple[Data, Data]:
@@ -78,11 +75,20 @@ def score(model: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[float, floa
 
 
 def train(
-    model: keras.Model, make_optimizer: MakeOptimizer, data: tuple[Data, Data], batch: int, steps: int
-) -> Result:
-    """Trains in place; the batches are drawn at random, from a seed of the caller's."""
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    data: tuple[Data, Data],
+    batch: int,
+    steps: int,
+) -> dict[str, list[float]]:
+    """Trains in place; the batches are drawn at random, from a seed of the caller's.
+
+    Returns:
+        Losses and accuracy after the last step, and "highest_loss": that on the training data after any of
+        the first `FIRST` steps.
+    """
     (x, y), validation = data
-    model.compile(make_optimizer(), LOSS)
+    model.compile(optimizer, LOSS)
     chosen = np.random.randint(0, len(x), steps * batch)
     losses: list[float] = []
 
@@ -92,14 +98,22 @@ def train(
 
     callback = keras.callbacks.LambdaCallback(on_train_batch_end=watch)
     model.fit(x[chosen], y[chosen], batch_size=batch, shuffle=False, verbose=0, callbacks=[callback])
-    return Result(max(losses), score(model, x, y)[0], *score(model, *validation))
+    loss, _ = score(model, x, y)
+    val_loss, val_accuracy = score(model, *validation)
+    return {
+        "highest_loss": [max(losses)],
+        "loss": [loss],
+        "val_loss": [val_loss],
+        "val_accuracy": [val_accuracy],
+    }
 
 
-def pretrained_model(seed: int) -> tuple[keras.Model, Result]:
-    """A network that knows 0 to 4, and what it reaches there."""
+def pretrained_model(seed: int) -> tuple[keras.Model, float]:
+    """A network that knows 0 to 4, and its validation loss there."""
     keras.utils.set_random_seed(seed)
     model = make_model(5)
-    return model, train(model, lambda: keras.optimizers.Adam(0.003), digits(range(5)), 64, PRETRAINING_STEPS)
+    history = train(model, keras.optimizers.Adam(0.003), digits(range(5)), 64, PRETRAINING_STEPS)
+    return model, history["val_loss"][-1]
 
 
 def with_new_head(source: keras.Model) -> keras.Model:
@@ -117,59 +131,39 @@ def copy(source: keras.Model) -> keras.Model:
     return model
 
 
-def compare(start: Callable[[int], keras.Model], data: tuple[Data, Data], batch: int) -> dict[str, Result]:
-    """By optimizer: RNNprop at its rates, Adam as it comes, and the Adam of the lowest validation loss."""
+def compare(title: str, start: Callable[[int], keras.Model], data: tuple[Data, Data], batch: int) -> None:
+    """Prints a table of RNNprop at its rates, Adam as it comes, and the best Adam."""
 
-    def mean(make_optimizer: MakeOptimizer) -> Result:
-        results = []
-        for seed in range(FLAGS.runs):
-            keras.utils.set_random_seed(seed)
-            results.append(train(start(seed), make_optimizer, data, batch, FLAGS.steps))
-        return Result(*map(float, np.mean(results, axis=0)))
+    def train_from(optimizer: keras.optimizers.Optimizer, seed: int) -> dict[str, list[float]]:
+        keras.utils.set_random_seed(seed)
+        return train(start(seed), optimizer, data, batch, FLAGS.steps)
 
-    found = {
-        f"RNNprop, {rate:g}": mean(lambda rate=rate: RNNprop.from_pretrained(FLAGS.weights, rate))
-        for rate in RNNPROP_RATES
+    ours = {
+        f"RNNprop, {rate:g}": partial(RNNprop.from_pretrained, FLAGS.weights, rate) for rate in RNNPROP_RATES
     }
-    adams = {rate: mean(lambda rate=rate: keras.optimizers.Adam(rate)) for rate in ADAM_RATES}
-    best = min(ADAM_RATES, key=lambda rate: adams[rate].validation_loss)
-    found[f"Adam, {ADAM_DEFAULT:g} (default)"] = adams[ADAM_DEFAULT]
-    found[f"Adam, {best:g} (best of {len(ADAM_RATES)})"] = adams[best]
-    return found
+    print(f"\n{title}: {FLAGS.steps} steps, {FLAGS.runs} seeds, {FLAGS.weights}\n")
+    print_table(COLUMNS, beside_adam(train_from, ours, range(FLAGS.runs), ADAM_RATES))
 
 
-def print_table(title: str, rows: dict[str, dict[str, Result]]) -> None:
-    """As Markdown."""
-    print(f"\n{title}\n\n| | optimizer | highest loss | train loss | validation loss | accuracy |")
-    print("|---|---|---|---|---|---|")
-    for name, results in rows.items():
-        for optimizer, r in results.items():
-            losses = f"{r.highest_loss:.2f} | {r.train_loss:.4f} | {r.validation_loss:.3f}"
-            print(f"| {name} | {optimizer} | {losses} | {r.validation_accuracy:.3f} |")
-
-
-def fine_tuning() -> dict[str, dict[str, Result]]:
+def fine_tuning() -> None:
     """New digits under a new last layer, the same without the pretraining, and the old digits again."""
     sources, reached = zip(*(pretrained_model(seed) for seed in range(FLAGS.runs)), strict=True)
-    print(f"Pretrained on 0 to 4, validation loss {np.mean([r.validation_loss for r in reached]):.3f}")
-    return {
-        "5 to 9, pretrained": compare(lambda s: with_new_head(sources[s]), digits(range(5, 10)), 32),
-        "5 to 9, from scratch": compare(lambda _: make_model(5), digits(range(5, 10)), 32),
-        "0 to 4, again": compare(lambda s: copy(sources[s]), digits(range(5)), 32),
-    }
+    print(f"Pretrained on 0 to 4, validation loss {np.mean(reached):.3f}")
+    compare("5 to 9, pretrained", lambda seed: with_new_head(sources[seed]), digits(range(5, 10)), 32)
+    compare("5 to 9, from scratch", lambda _: make_model(5), digits(range(5, 10)), 32)
+    compare("0 to 4, again", lambda seed: copy(sources[seed]), digits(range(5)), 32)
 
 
-def batches() -> dict[str, dict[str, Result]]:
+def batches() -> None:
     """All digits, from scratch."""
-    return {
-        f"batch {n}": compare(lambda _: make_model(10), digits(range(10)), int(n)) for n in FLAGS.batch_sizes
-    }
+    for n in FLAGS.batch_sizes:
+        compare(f"Batches of {n}", lambda _: make_model(10), digits(range(10)), int(n))
 
 
 def main(_: list[str]) -> None:
     tables = {"fine-tuning": fine_tuning, "batches": batches}
     for name in FLAGS.tables:
-        print_table(f"{name}, {FLAGS.steps} steps, {FLAGS.runs} seeds, {FLAGS.weights}", tables[name]())
+        tables[name]()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""How the final losses of a meta-training run's checkpoints differ, beside the criterion that chooses one.
+
+    python -m studies.checkpoints --run_dir=runs/paper-rnnprop
+
+Seeds that no evaluation uses. Prints a Markdown table of mean final losses and their standard errors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from rnnprop_tf import network as coordinatewise
+from rnnprop_tf.network import Network
+from studies import losses
+from trainer import checkpoint
+from trainer.config import MetaTrainConfig
+from trainer.evaluation.curves import LearnedRunner
+from trainer.meta_train import rule_of
+from trainer.problems import catalog
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("run_dir", None, "folder of the run", required=True)
+flags.DEFINE_list("tasks", ["mnist-nn-elu-100", "mnist-nn-relu-100"], "names of trainer.problems.catalog")
+flags.DEFINE_integer("runs", 8, "of each checkpoint on each task", lower_bound=2)
+
+FIRST_SEED = 3_000_000
+
+
+def main(_: list[str]) -> None:
+    saved = [
+        checkpoint.load(checkpoint.path_of(FLAGS.run_dir, k)) for k in checkpoint.iterations(FLAGS.run_dir)
+    ]
+    config = MetaTrainConfig.from_dict(saved[0].record["config"])
+    rule, architecture = rule_of(config)
+
+    def network_of(one: checkpoint.Checkpoint) -> Network:
+        return coordinatewise.from_tensors(checkpoint.network_tensors(one), architecture)
+
+    runners = {
+        task: LearnedRunner(catalog.task(task).build(None), rule, network_of(saved[0]), config.alpha)
+        for task in FLAGS.tasks
+    }
+    headers = [f"{task}, {of}" for task in FLAGS.tasks for of in ("mean final loss", "standard error")]
+    losses.print_head("episodes", "average training loss", *headers)
+    for one in saved:
+        cells = []
+        for runner in runners.values():
+            runner.network = tf.nest.map_structure(tf.convert_to_tensor, network_of(one))
+            found = losses.final_losses(runner, config.steps, range(FIRST_SEED, FIRST_SEED + FLAGS.runs))
+            cells += [f"{found.mean():.4f}", f"{found.std(ddof=1) / np.sqrt(len(found)):.4f}"]
+        losses.print_row(f"{one.record['iteration']:,}", f"{one.record['average_loss']:.4f}", *cells)
+
+
+if __name__ == "__main__":
+    app.run(main)

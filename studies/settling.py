@@ -1,0 +1,39 @@
+"""Whether given weights should make smaller steps once the gradients have shrunk, and how.
+
+    python -m studies.settling --weights=rnnprop-1 --steps=2000
+
+Runs tasks outside the paper's 22 and the Keras models that weights are chosen by, with `SettlingRule` at each
+of some values of `settling` (0: as RNNprop's rule has them); prints a Markdown table of mean final losses.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from absl import app, flags
+
+from rnnprop_tf import RNNprop
+from studies import losses
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("weights", "rnnprop-1", "a name or folder")
+flags.DEFINE_list("tasks", losses.SMALL, "of the catalog or the Keras models")
+flags.DEFINE_integer("steps", 2_000, "of a run", lower_bound=1)
+flags.DEFINE_integer("runs", 2, "of each", lower_bound=1)
+flags.DEFINE_float("beta_3", 0.9999, "decay of the longer memory, below 1", lower_bound=0.0)
+flags.DEFINE_list("settlings", ["0", "1", "2", "3", "4"], "0 leaves the steps as they are")
+
+
+def main(_: list[str]) -> None:
+    seeds = range(losses.SEEDS_FROM, losses.SEEDS_FROM + FLAGS.runs)
+    losses.print_head("task", *(f"mean final loss, settling {settling}" for settling in FLAGS.settlings))
+    for name in FLAGS.tasks:
+        row = []
+        for settling in map(float, FLAGS.settlings):
+            make = partial(RNNprop.from_pretrained, FLAGS.weights, settling=settling, beta_3=FLAGS.beta_3)
+            row.append(losses.final_losses(losses.runner_of(name, make), FLAGS.steps, seeds).mean())
+        losses.print_row(name, *(f"{loss:.5f}" for loss in row))
+
+
+if __name__ == "__main__":
+    app.run(main)
