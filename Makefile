@@ -57,4 +57,4 @@ $(STAMP): pyproject.toml
 
 clean:
 	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
-	find rnnprop_tf trainer tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find rnnprop_tf trainer tests examples benchmarks studies -name __pycache__ -prune -exec rm -rf {} +

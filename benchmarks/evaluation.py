@@ -14,16 +14,15 @@ import time
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from rnnprop_tf import pretrained
+from trainer import commands
 from trainer.evaluation.curves import LearnedRunner
 from trainer.problems import catalog
 from trainer.unroll import start, unroll
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data_dir", None, "TFDS's folder")
-flags.DEFINE_integer("runs", 100, "runs timed")
 
 STEPS = 100
 
@@ -65,4 +64,6 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("data_dir", None, "TFDS's folder")
+    flags.DEFINE_integer("runs", 100, "runs timed")
+    commands.run(main)

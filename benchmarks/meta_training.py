@@ -15,18 +15,15 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from rnnprop_tf import pretrained
-from trainer import meta_gradient, unroll
+from trainer import commands, meta_gradient, unroll
 from trainer.config import preset
 from trainer.meta_gradient import PeriodStart
 from trainer.meta_train import problem_of
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data_dir", None, "TFDS's folder")
-flags.DEFINE_integer("rounds", 7, "alternations; the median counts")
-flags.DEFINE_integer("episodes", 30, "episodes for the estimate of noise")
 
 SHARES = (0.02, 0.05, 0.1, 0.2)
 
@@ -109,4 +106,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("data_dir", None, "TFDS's folder")
+    flags.DEFINE_integer("rounds", 7, "alternations; the median counts")
+    flags.DEFINE_integer("episodes", 30, "episodes for the estimate of noise")
+    commands.run(main)

@@ -13,14 +13,14 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from keras import layers
 
 from benchmarks.machine import machine
 from rnnprop_tf import OptimizerMonitor, RNNprop, profile
+from trainer import commands
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("updates", 5, "updates and logs to time; medians count", lower_bound=1)
 
 
 def base_mlp() -> keras.Model:
@@ -69,4 +69,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_integer("updates", 5, "updates and logs to time; medians count", lower_bound=1)
+    commands.run(main)

@@ -16,17 +16,13 @@ import sys
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import rnnprop_tf
 from benchmarks.machine import machine, write
+from trainer import commands
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("state_dtype", "float32", ["float32", "bfloat16"], "how the LSTM's state is stored")
-flags.DEFINE_string("out", "results/benchmarks/update_memory.json", "where to write")
-flags.DEFINE_bool("jit_compile", False, "compile the whole training step")
-flags.DEFINE_enum("worker", None, ["sgd", "rnnprop"], "for the command itself: measure in this process")
-flags.DEFINE_bool("small", False, "for the command itself: the small model")
 
 MIB = 2**20
 
@@ -100,4 +96,9 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_enum("state_dtype", "float32", ["float32", "bfloat16"], "how the LSTM's state is stored")
+    flags.DEFINE_string("out", "results/benchmarks/update_memory.json", "where to write")
+    flags.DEFINE_bool("jit_compile", False, "compile the whole training step")
+    flags.DEFINE_enum("worker", None, ["sgd", "rnnprop"], "for the command itself: measure in this process")
+    flags.DEFINE_bool("small", False, "for the command itself: the small model")
+    commands.run(main)

@@ -26,17 +26,16 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from benchmarks.machine import machine, write
 from rnnprop_tf import RNNprop, compute
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture
 from rnnprop_tf.rule import RuleState
+from trainer import commands
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("rounds", 9, "rounds of alternation; medians are over these")
-flags.DEFINE_string("out", "results/benchmarks/update_step.json", "where to write")
 
 SHAPES: tuple[tuple[int, ...], ...] = (
     (2000, 128),
@@ -186,7 +185,7 @@ def main(_: list[str]) -> None:
     for name, part in parts.items():
         first.setdefault(name, seconds(part))
     times: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(FLAGS.rounds):
+    for _round in range(FLAGS.rounds):
         for name, part in parts.items():
             times[name].append(seconds(part))
     report(first, {name: float(np.median(values)) for name, values in times.items()})
@@ -222,4 +221,6 @@ def report(first: dict[str, float], median: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_integer("rounds", 9, "rounds of alternation; medians are over these")
+    flags.DEFINE_string("out", "results/benchmarks/update_step.json", "where to write")
+    commands.run(main)

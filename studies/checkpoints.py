@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Network
 from studies import losses
-from trainer import checkpoint
+from trainer import checkpoint, commands
 from trainer.config import MetaTrainConfig
 from trainer.evaluation.curves import LearnedRunner
 from trainer.meta_train import rule_of
 from trainer.problems import catalog
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run_dir", None, "folder of the run", required=True)
-flags.DEFINE_list("tasks", ["mnist-nn-elu-100", "mnist-nn-relu-100"], "names of trainer.problems.catalog")
-flags.DEFINE_integer("runs", 8, "of each checkpoint on each task", lower_bound=2)
 
 FIRST_SEED = 3_000_000
 
@@ -54,4 +51,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("run_dir", None, "folder of the run", required=True)
+    flags.DEFINE_list("tasks", ["mnist-nn-elu-100", "mnist-nn-relu-100"], "names of trainer.problems.catalog")
+    flags.DEFINE_integer("runs", 8, "of each checkpoint on each task", lower_bound=2)
+    commands.run(main)

@@ -10,18 +10,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from absl import app, flags
+from absl import flags
 
 from rnnprop_tf import RNNprop
 from studies import losses
+from trainer import commands
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("weights", "rnnprop-1", "a name or folder")
-flags.DEFINE_list("tasks", losses.SMALL, "of the catalog or the Keras models")
-flags.DEFINE_integer("steps", 2_000, "of a run", lower_bound=1)
-flags.DEFINE_integer("runs", 2, "of each", lower_bound=1)
-flags.DEFINE_float("beta_3", 0.9999, "decay of the longer memory, below 1", lower_bound=0.0)
-flags.DEFINE_list("settlings", ["0", "1", "2", "3", "4"], "0 leaves the steps as they are")
 
 
 def main(_: list[str]) -> None:
@@ -36,4 +31,10 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("weights", "rnnprop-1", "a name or folder")
+    flags.DEFINE_list("tasks", losses.SMALL, "of the catalog or the Keras models")
+    flags.DEFINE_integer("steps", 2_000, "of a run", lower_bound=1)
+    flags.DEFINE_integer("runs", 2, "of each", lower_bound=1)
+    flags.DEFINE_float("beta_3", 0.9999, "decay of the longer memory, below 1", lower_bound=0.0)
+    flags.DEFINE_list("settlings", ["0", "1", "2", "3", "4"], "0 leaves the steps as they are")
+    commands.run(main)

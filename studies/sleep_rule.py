@@ -15,22 +15,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from keras import ops
 
 from rnnprop_tf import pretrained
 from rnnprop_tf.rule import Observation, RNNpropRule
 from studies import losses
+from trainer import commands
 from trainer.evaluation.curves import LearnedRunner
 from trainer.problems import catalog
 from trainer.problems.base import Draw, Problem, Seed, normal_params, unpack
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("problems", None, "of: base MLP, ReLU, frequent words, rare words; all by default")
-flags.DEFINE_string("weights", pretrained.DEFAULT, "name or folder of RNNprop weights")
-flags.DEFINE_string("data_dir", None, "TFDS's folder")
-flags.DEFINE_integer("steps", 2_000, "steps a run")
-flags.DEFINE_integer("runs", 3, "runs a cell, seeds 0, 1, ...")
 
 
 @dataclass(frozen=True)
@@ -167,4 +163,9 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_list("problems", None, "of: base MLP, ReLU, frequent words, rare words; all by default")
+    flags.DEFINE_string("weights", pretrained.DEFAULT, "name or folder of RNNprop weights")
+    flags.DEFINE_string("data_dir", None, "TFDS's folder")
+    flags.DEFINE_integer("steps", 2_000, "steps a run")
+    flags.DEFINE_integer("runs", 3, "runs a cell, seeds 0, 1, ...")
+    commands.run(main)

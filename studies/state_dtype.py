@@ -17,26 +17,23 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from benchmarks.machine import machine, write
 from rnnprop_tf import compute, pretrained
 from rnnprop_tf.network import LSTMState, Network, Tensor
 from rnnprop_tf.rule import Observation, RNNpropRule, RuleState
 from studies import losses
+from trainer import commands
 from trainer.evaluation.curves import LearnedRunner
 from trainer.problems import catalog
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list(
-    "tasks",
-    [f"mnist-nn-{kind}-100" for kind in ("sigmoid", "relu", "elu")] + ["mnist-nn-sigmoid-2000", "sin_lstm"],
-    "names of the catalog; what the file says of others stays there",
-)
-flags.DEFINE_string("weights", "rnnprop-quick", "a name or folder; a file of others' is begun anew")
-flags.DEFINE_integer("runs", 20, "runs of a task of 100 steps, seeds 0, 1, ...; longer ones get a quarter")
-flags.DEFINE_string("data_dir", None, "TFDS's folder")
-flags.DEFINE_string("out", "results/benchmarks/state_dtype.json", "where to write")
+
+TASKS = [f"mnist-nn-{kind}-100" for kind in ("sigmoid", "relu", "elu")] + [
+    "mnist-nn-sigmoid-2000",
+    "sin_lstm",
+]
 
 
 @dataclass(frozen=True)
@@ -103,4 +100,14 @@ def summary(found: dict[str, np.ndarray], title: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_list(
+        "tasks",
+        [f"mnist-nn-{kind}-100" for kind in ("sigmoid", "relu", "elu")]
+        + ["mnist-nn-sigmoid-2000", "sin_lstm"],
+        "names of the catalog; what the file says of others stays there",
+    )
+    flags.DEFINE_string("weights", "rnnprop-quick", "a name or folder; a file of others' is begun anew")
+    flags.DEFINE_integer("runs", 20, "runs of a task of 100 steps, from seed 0 on; longer ones get a quarter")
+    flags.DEFINE_string("data_dir", None, "TFDS's folder")
+    flags.DEFINE_string("out", "results/benchmarks/state_dtype.json", "where to write")
+    commands.run(main)

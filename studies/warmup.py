@@ -14,18 +14,15 @@ from functools import partial
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from rnnprop_tf import RNNprop, pretrained
 from studies import losses
+from trainer import commands
 from trainer.problems import catalog
 from trainer.problems.workloads import VALIDATION
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("weights", "rnnprop-quick", "a name or folder")
-flags.DEFINE_list("tasks", losses.SMALL, "of the catalog or the Keras models")
-flags.DEFINE_list("warmups", ["1", "10", "20", "40", "80"], "steps; 1 is none")
-flags.DEFINE_integer("runs", 3, "of each", lower_bound=1)
 
 KERAS_STEPS = 200
 """Steps of a Keras model's run."""
@@ -66,4 +63,8 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("weights", "rnnprop-quick", "a name or folder")
+    flags.DEFINE_list("tasks", losses.SMALL, "of the catalog or the Keras models")
+    flags.DEFINE_list("warmups", ["1", "10", "20", "40", "80"], "steps; 1 is none")
+    flags.DEFINE_integer("runs", 3, "of each", lower_bound=1)
+    commands.run(main)

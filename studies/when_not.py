@@ -18,19 +18,15 @@ from functools import partial
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import flags
 from keras import layers
 from sklearn.datasets import load_digits
 
 from rnnprop_tf import RNNprop, pretrained
+from trainer import commands
 from trainer.comparison import ADAM_DEFAULT, Columns, beside_adam, print_table
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("weights", pretrained.DEFAULT, "name or folder of RNNprop weights")
-flags.DEFINE_integer("steps", 300, "steps of each training", lower_bound=1)
-flags.DEFINE_integer("runs", 3, "seeds 0, 1, ...", lower_bound=1)
-flags.DEFINE_list("batch_sizes", ["1", "8", "64"], "for the second table")
-flags.DEFINE_multi_enum("tables", ["fine-tuning", "batches"], ["fine-tuning", "batches"], "which to make")
 
 RNNPROP_RATES = (0.1, 0.01)
 """The default, and a cautious one."""
@@ -167,4 +163,9 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_string("weights", pretrained.DEFAULT, "name or folder of RNNprop weights")
+    flags.DEFINE_integer("steps", 300, "steps of each training", lower_bound=1)
+    flags.DEFINE_integer("runs", 3, "seeds 0, 1, ...", lower_bound=1)
+    flags.DEFINE_list("batch_sizes", ["1", "8", "64"], "for the second table")
+    flags.DEFINE_multi_enum("tables", ["fine-tuning", "batches"], ["fine-tuning", "batches"], "which to make")
+    commands.run(main)

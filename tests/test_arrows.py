@@ -5,6 +5,7 @@ standard library is free for all. A new module fails until it has a row; a row m
 """
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -157,6 +158,26 @@ def test_table_keeps_the_layout_s_promises() -> None:
         f"trainer.{command}"
         for command in ("commands", "train", "evaluate", "export", "convert", "report", "demo")
     }
+
+
+CHECKOUT = ("benchmarks", "examples", "studies")
+"""Folders that only a checkout has; the rows above keep both packages from importing them."""
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"),
+    [
+        ("examples", r"rnnprop_tf|trainer\.comparison"),
+        ("benchmarks", r"rnnprop_tf.*|trainer.*|benchmarks"),
+        ("studies", r"rnnprop_tf.*|trainer.*|benchmarks|studies"),
+    ],
+)
+def test_what_uses_the_packages_knows_no_more_of_them_than_it_must(folder: str, allowed: str) -> None:
+    for path in (ROOT / folder).glob("*.py"):
+        ours = {
+            n for n in imports(path.read_text()) if n.split(".")[0] in ("rnnprop_tf", "trainer", *CHECKOUT)
+        }
+        assert all(re.fullmatch(allowed, name) for name in ours), (path.name, ours)
 
 
 @pytest.mark.parametrize(

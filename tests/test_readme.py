@@ -95,7 +95,9 @@ def test_links_to_files_and_sections_lead_somewhere():
             assert link[1:] in anchors, link
         elif not link.startswith("http"):
             assert (ROOT / link).is_file(), link
-    for path in re.findall(r"`((?:rnnprop_tf|trainer|benchmarks|results|examples|tests)/[\w./-]+)`", README):
+    for path in re.findall(
+        r"`((?:rnnprop_tf|trainer|benchmarks|studies|results|examples|tests)/[\w./-]+)`", README
+    ):
         assert (ROOT / path).exists(), path
 
 
