@@ -78,8 +78,8 @@ class NoStepButDecay(RNNpropRule):
 RULES: dict[str, Callable[[], RNNpropRule]] = {
     "never asleep (paper)": NeverAsleep,
     "held while v = 0": AsleepUntilFirstGradient,
-    "held at g = 0, |m~| < 0.1": AsleepWhenMomentumIsSpent,
-    "held at g = 0, |m~| < 0.5": AsleepEarlier,
+    "held at g = 0, m~ below 0.1": AsleepWhenMomentumIsSpent,
+    "held at g = 0, m~ below 0.5": AsleepEarlier,
     "no step at g = 0, m, v decay": NoStepButDecay,
     "all held at g = 0 (ours)": RNNpropRule,
 }
