@@ -99,7 +99,7 @@ def _statistics(rule: Rule, network: Network, slots: RuleState, step: int, rate:
 
 
 def _last_learning_rate(optimizer: LearnedOptimizer) -> float:
-    """That of the last step; `optimizer.learning_rate` is that of the next."""
+    """The learning rate of the last step; `optimizer.learning_rate` is that of the next."""
     schedule = optimizer._learning_rate
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         return float(_value(optimizer.learning_rate))
@@ -109,7 +109,7 @@ def _last_learning_rate(optimizer: LearnedOptimizer) -> float:
 
 
 def _value(variable: Any) -> Tensor:
-    """As a tensor; of a variable with a copy on each replica, the first."""
+    """The variable as a tensor; where each replica has a copy, the first."""
     return tf.convert_to_tensor(variable)
 
 
@@ -210,7 +210,7 @@ class OptimizerMonitor(keras.callbacks.Callback):
 
 
 def _learned(optimizer: Any) -> Iterator[LearnedOptimizer]:
-    """Ours within the optimizer of a model."""
+    """The learned optimizers within the optimizer of a model."""
     if isinstance(optimizer, LearnedOptimizer):
         yield optimizer
     elif isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

@@ -37,7 +37,8 @@ WHOLE = 65_536
 """The most coordinates without a loop on a CPU, 50 MB of temporaries."""
 
 WHOLE_ON_GPU = 2**20
-"""The same on a GPU, which needs many coordinates at once, and where a loop's branch waits for the host."""
+"""The most coordinates without a loop on a GPU, which needs many coordinates at once, and where a loop's
+branch waits for the host."""
 
 SMALL = 20_000
 """Variables of fewer coordinates share one program with others; larger ones have a program each."""
@@ -86,7 +87,7 @@ def update(
 
 
 def groups(sizes: Sequence[int]) -> list[list[int]]:
-    """Which variables, given by their numbers of coordinates, share a program; indices in rising order."""
+    """The variables that share a program, from their numbers of coordinates; indices in rising order."""
     result: list[list[int]] = []
     shared: list[int] = []
     for i, size in enumerate(sizes):

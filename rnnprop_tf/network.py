@@ -163,7 +163,7 @@ def initial_weights(architecture: Architecture, seed: int) -> Network:
 
     Args:
         architecture: the sizes.
-        seed: the same one gives the same weights.
+        seed: any integer; the same one gives the same weights.
 
     Returns:
         The network, before any meta-training.
@@ -191,9 +191,9 @@ def zero_state(units: Sequence[int], coordinates: int, dtype: str = "float32") -
     """The state at an optimizee's first step.
 
     Args:
-        units: of each LSTM layer, bottom first.
+        units: H of each LSTM layer, bottom first.
         coordinates: N.
-        dtype: of the state.
+        dtype: the state's dtype.
 
     Returns:
         Zeros, one `LSTMState` per layer.

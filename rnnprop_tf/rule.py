@@ -51,7 +51,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "p": ("in (0, 80]", lambda x: 0.0 < x <= 80.0),
     "learning_rate": ("positive and finite", lambda x: 0.0 < x < math.inf),
 }
-"""Which numbers each hyperparameter may be, by name: in words and as a test.
+"""Range of each hyperparameter by name: in words and as a test.
 
 For the Keras classes, the pure rules and weight folders alike. `learning_rate` is there for the folders;
 Keras checks its own, schedules included.
@@ -62,8 +62,8 @@ def checked(name: str, value: Any) -> float:
     """The hyperparameter as a Python float.
 
     Args:
-        name: of the hyperparameter, a key of `RANGES`.
-        value: what was given for it.
+        name: the hyperparameter's name, a key of `RANGES`.
+        value: the value that was given.
 
     Returns:
         The same value.
@@ -95,7 +95,7 @@ class RuleState(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What a rule sees of N coordinates in one step: all that its weights meet, and all that they do not."""
+    """What one step shows a rule of N coordinates, before any weight is used."""
 
     inputs: Tensor
     """[I, N]: what the network reads, nothing else."""
@@ -160,7 +160,7 @@ class Rule(ABC):
 
         Args:
             accumulators: each [N], this step's gradient included.
-            step: as for `update`.
+            step: the number of the step, counting from 1; see `update`.
 
         Returns:
             [N], or `()` for a rule without one.
@@ -183,7 +183,7 @@ class Rule(ABC):
 
         Args:
             accumulators: each [N].
-            step: as for `update`.
+            step: the number of the step, counting from 1; see `update`.
 
         Returns:
             [N], or None for a rule that has no such mean.
@@ -196,7 +196,7 @@ class Rule(ABC):
         Args:
             network: the learned weights, for their sizes.
             coordinates: N, how many there are.
-            dtype: of the state; that of the gradients.
+            dtype: the state's dtype, that of the gradients.
 
         Returns:
             The state for `update`.
@@ -216,7 +216,7 @@ class Rule(ABC):
 
         Args:
             network: the learned weights, of the gradient's dtype.
-            state: from `initial_state` or the previous step.
+            state: the result of `initial_state` or of the previous step.
             gradient: [N].
             step: the number of this step, counting from 1; a float, or a scalar of the gradient's dtype.
 
@@ -236,7 +236,7 @@ class Rule(ABC):
         Args:
             accumulators: each [N].
             gradient: [N].
-            step: as for `update`.
+            step: the number of the step, counting from 1; see `update`.
 
         Returns:
             What the rule sees, and the next accumulators.
@@ -255,7 +255,7 @@ class Rule(ABC):
 
         Args:
             network: the learned weights.
-            observation: from `observe`.
+            observation: the result of `observe`.
             lstm: the LSTM's state, one per layer.
 
         Returns:
@@ -270,29 +270,29 @@ class Rule(ABC):
         """The direction that led to this state, computed again: no direction is stored.
 
         It follows from the h that the top LSTM layer ended with. A coordinate without a gradient keeps its h,
-        so for it this is the direction of the last step that it took, not the zero of this one; only `scale`
-        is that of `step`. Of a coordinate that never had a gradient it says nothing: see `touched`.
+        so for it this is the direction of the last step that it took, not the zero of this one, but with the
+        `scale` of `step`. For a coordinate that never had a gradient it has no meaning, see `touched`.
 
         Args:
             network: the learned weights.
-            state: after the step; h may be stored in another dtype than the weights, which costs precision.
+            state: the state after the step; an h stored in fewer bits than the weights have costs precision.
             step: the number of the step that led to the state.
 
         Returns:
-            [N]
+            The direction [N], in units of the learning rate.
         """
         h = ops.cast(state.lstm[-1].h, network.output.kernel.dtype)
         direction = self.direction(coordinatewise.output(network, h))
         return _scaled(direction, self.scale(state.accumulators, step))
 
     def touched(self, state: RuleState) -> Tensor:
-        """Which coordinates ever had a gradient.
+        """The coordinates that ever had a gradient.
 
         Args:
-            state: after any step.
+            state: the state after any step.
 
         Returns:
-            [N], boolean: h of the top LSTM layer is no longer all zeros.
+            [N], boolean: true where h of the top LSTM layer is no longer all zeros.
         """
         return ops.any(ops.not_equal(state.lstm[-1].h, 0.0), axis=0)
 
@@ -358,7 +358,7 @@ class RNNpropRule(Rule):
 
         Args:
             accumulators: each [N].
-            step: as for `update`.
+            step: the number of the step, counting from 1; see `update`.
 
         Returns:
             sqrt(v^) + epsilon, [N].

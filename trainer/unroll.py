@@ -22,7 +22,7 @@ class Carry(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What T steps met, in order: at theta_0 ... theta_{T-1}, each before the step's update."""
+    """Record of T steps in order: at theta_0 ... theta_{T-1}, each before the step's update."""
 
     losses: tf.Tensor
     """[T] or [T, tasks]"""
@@ -33,7 +33,7 @@ class Trajectory(NamedTuple):
 
 
 def start(rule: Rule, network: Network, params: tf.Tensor) -> Carry:
-    """Before the first step of an episode."""
+    """The carry before the first step of an episode."""
     state = rule.initial_state(network, params.shape[0], params.dtype.name)
     return Carry(params, state, tf.zeros([], params.dtype))
 
@@ -59,7 +59,7 @@ def unroll(
     steps: int,
     record: bool = False,
 ) -> tuple[Carry, Trajectory]:
-    """Makes `steps` steps, one a batch, and says what they met.
+    """Makes `steps` steps, one for each batch, and returns their losses.
 
     A loop in the graph: compiled, it is one XLA program of constant size, whatever the number of steps, and
     the LSTM's state stays in the same buffers. That is what makes it fast.
@@ -69,7 +69,7 @@ def unroll(
         rule: how gradients become directions.
         network: the rule's learned weights.
         alpha: the learning rate; the direction is multiplied by it.
-        carry: from `start` or a previous unroll.
+        carry: the result of `start` or of a previous unroll.
         constants: the episode's, from the problem's draw.
         batches: the problem's, at least `steps` of them.
         steps: T.
