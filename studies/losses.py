@@ -12,7 +12,7 @@ from trainer.evaluation.fits import FitRunner
 from trainer.problems import catalog
 from trainer.problems.workloads import VALIDATION
 
-SMALL = (*catalog.SMALL_TASKS, *VALIDATION)
+SMALL = [*catalog.SMALL_TASKS, *VALIDATION]
 """Tasks outside the paper's 22, and the Keras models that weights are chosen by."""
 SEEDS_FROM = 400_000
 """Seed of the first run on those tasks: no evaluation begins there."""

@@ -30,10 +30,10 @@ from trainer.problems import catalog
 
 FLAGS = flags.FLAGS
 
-TASKS = (
+TASKS = [
     *(f"mnist-nn-{kind}-100" for kind in ("sigmoid", "relu", "elu")),
     *("mnist-nn-sigmoid-2000", "sin_lstm"),
-)
+]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -106,10 +107,11 @@ def run(monkeypatch, tmp_path):
         flags.FLAGS.__init__()  # the commands share names of flags
         own = {name: flag for name, flag in kept["__flags"].items() if name not in NAMES}
         flags.FLAGS.__dict__["__flags"].update(own)  # absl's
-        monkeypatch.delitem(sys.modules, f"trainer.{command}", raising=False)
+        module = command if "." in command else f"trainer.{command}"
+        monkeypatch.delitem(sys.modules, module, raising=False)
         monkeypatch.setattr(sys, "argv", [command, *arguments])
         with pytest.raises(SystemExit) as stop:
-            runpy.run_module(f"trainer.{command}", run_name="__main__")
+            runpy.run_module(module, run_name="__main__")
         return stop.value.code
 
     yield run
@@ -153,6 +155,22 @@ def test_the_table_has_every_flag(run, command):
 )
 def test_what_is_no_flag_is_one_line(run, arguments, line):
     assert run("train", "--run_dir=run", *arguments).startswith(line)
+
+
+MEASUREMENTS = [
+    f"{folder}.{path.stem}"
+    for folder in ("benchmarks", "studies")
+    for path in sorted((Path(__file__).parent.parent / folder).glob("*.py"))
+    if "flags.DEFINE_" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("module", MEASUREMENTS)
+def test_a_timing_or_a_study_says_which_flag_it_does_not_know(run, module):
+    line = run(module, "--nothing=1")
+    assert line.startswith("Unknown command line flag 'nothing'")
+    assert "\n" not in line
+    assert os.listdir(".") == []
 
 
 @pytest.mark.parametrize(("command", "flag"), [("train", "run_dir"), ("export", "out"), ("evaluate", "out")])

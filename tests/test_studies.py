@@ -1,0 +1,74 @@
+"""The studies run to their end, at tiny size; the rules that one of them compares are what it says."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rnnprop_tf.rule import RNNpropAccumulators
+from studies import sleep_rule
+from trainer import meta_train
+from trainer.config import preset
+
+ROOT = Path(__file__).parent.parent
+TASK = "--tasks=digits-nn-relu-100"
+TINY_RUN = dataclasses.replace(preset("demo"), iterations=2, steps=4, period=2, checkpoint_every=1)
+
+STUDIES = {
+    "checkpoints": [TASK, "--runs=2", "--run_dir=run"],
+    "settling": [f"{TASK},keras-friedman", "--runs=1", "--steps=10", "--settlings=0,2"],
+    "sleep_rule": ["--problems=frequent words", "--runs=1", "--steps=5"],
+    "state_dtype": [TASK, "--runs=2", "--out=state_dtype.json"],
+    "warmup": [TASK, "--runs=1", "--warmups=1,10"],
+    "when_not": ["--steps=5", "--runs=1", "--tables=batches", "--batch_sizes=8"],
+}
+
+
+def test_every_study_is_here():
+    commands = {path.stem for path in (ROOT / "studies").glob("*.py") if "commands.run" in path.read_text()}
+    assert commands == set(STUDIES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_study_prints_a_table_of_numbers(study, tmp_path):
+    if study == "checkpoints":
+        meta_train.train(TINY_RUN, str(tmp_path / "run"))
+    command = [sys.executable, "-m", f"studies.{study}", *STUDIES[study]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if study == "state_dtype":
+        assert (tmp_path / "state_dtype.json").exists()
+        return
+    head, _, *rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert rows
+    for row in rows:
+        _, _, *cells, _ = row.split("|")
+        assert len(cells) == head.count("|") - 2
+        assert np.isfinite([float(cell) for cell in cells]).all()
+
+
+# Coordinates: one with a gradient, one whose gradients ended just now, one long ago, one that never had any.
+GRADIENT = np.float32([1, 0, 0, 0])
+ACCUMULATORS = RNNpropAccumulators(np.float32([1, 1, 0.05, 0]), np.float32([1, 1, 1, 0]))
+AWAKE = {
+    "never asleep (paper)": [1, 1, 1, 1],
+    "held while v = 0": [1, 1, 1, 0],
+    "held at g = 0, m~ below 0.1": [1, 1, 0, 0],
+    "held at g = 0, m~ below 0.5": [1, 1, 0, 0],
+    "no step at g = 0, m, v decay": [1, 0, 0, 0],
+    "all held at g = 0 (ours)": [1, 0, 0, 0],
+}
+
+
+@pytest.mark.parametrize("name", sleep_rule.RULES)
+def test_rule_of_the_study_holds_the_coordinates_that_it_says(name):
+    observation, new = sleep_rule.RULES[name]().observe(ACCUMULATORS, GRADIENT, np.float32(1_000))
+    np.testing.assert_array_equal(observation.awake, np.bool_(AWAKE[name]))
+    decays = name != "all held at g = 0 (ours)"
+    assert (np.asarray(new.v)[1] < 1) == decays
