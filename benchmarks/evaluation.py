@@ -18,7 +18,7 @@ from absl import flags
 
 from rnnprop_tf import pretrained
 from trainer import commands
-from trainer.evaluation.curves import LearnedRunner
+from trainer.evaluation.unrolled_runner import LearnedRunner
 from trainer.problems import catalog
 from trainer.unroll import start, unroll
 
@@ -31,7 +31,7 @@ def main(_: list[str]) -> None:
     problem = catalog.task("mnist-nn-sigmoid-100").build(FLAGS.data_dir)
     weights = pretrained.load(pretrained.DEFAULT)
     network = tf.nest.map_structure(tf.constant, weights.network)
-    runner = LearnedRunner(problem, weights.rule, network, weights.learning_rate)
+    runner = LearnedRunner(problem, weights.rule, network)
     draw = problem.draw(tf.constant([0, 1]))
     batches = problem.batches(tf.constant([0, 1]), tf.constant(0), STEPS)
     carry = start(weights.rule, network, draw.params)
@@ -44,13 +44,13 @@ def main(_: list[str]) -> None:
         return last.params
 
     bare().numpy()
-    runner.run(STEPS, 0)
+    runner.run(STEPS, 0, weights.learning_rate)
     seconds = np.zeros([FLAGS.runs, 2])
     for k in range(FLAGS.runs):
         times = [time.perf_counter()]
         bare().numpy()
         times.append(time.perf_counter())
-        runner.run(STEPS, k)
+        runner.run(STEPS, k, weights.learning_rate)
         times.append(time.perf_counter())
         seconds[k] = np.diff(times)
     alone, whole = np.median(seconds, axis=0)

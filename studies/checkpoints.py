@@ -16,7 +16,7 @@ from rnnprop_tf.network import Network
 from studies import losses
 from trainer import checkpoint, commands
 from trainer.config import MetaTrainConfig
-from trainer.evaluation.curves import LearnedRunner
+from trainer.evaluation.unrolled_runner import LearnedRunner
 from trainer.meta_train import rule_of
 from trainer.problems import catalog
 
@@ -36,16 +36,17 @@ def main(_: list[str]) -> None:
         return coordinatewise.from_tensors(checkpoint.network_tensors(one), architecture)
 
     runners = {
-        task: LearnedRunner(catalog.task(task).build(None), rule, network_of(saved[0]), config.alpha)
+        task: LearnedRunner(catalog.task(task).build(None), rule, network_of(saved[0]))
         for task in FLAGS.tasks
     }
+    seeds = range(FIRST_SEED, FIRST_SEED + FLAGS.runs)
     headers = [f"{task}, {of}" for task in FLAGS.tasks for of in ("mean final loss", "standard error")]
     losses.print_head("episodes", "average training loss", *headers)
     for one in saved:
         cells = []
         for runner in runners.values():
             runner.network = tf.nest.map_structure(tf.convert_to_tensor, network_of(one))
-            found = losses.final_losses(runner, config.steps, range(FIRST_SEED, FIRST_SEED + FLAGS.runs))
+            found = losses.final_losses(runner, config.steps, seeds, config.alpha)
             cells += [f"{found.mean():.4f}", f"{found.std(ddof=1) / np.sqrt(len(found)):.4f}"]
         losses.print_row(f"{one.record['iteration']:,}", f"{one.record['average_loss']:.4f}", *cells)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from rnnprop_tf import RNNprop
-from trainer.evaluation.curves import KerasRunner, Runner
-from trainer.evaluation.fits import FitRunner
+from trainer.evaluation.fit_runner import FitRunner
+from trainer.evaluation.runner import Runner
+from trainer.evaluation.unrolled_runner import KerasRunner
+from trainer.keras_models.catalog import VALIDATION
 from trainer.problems import catalog
-from trainer.problems.workloads import VALIDATION
 
 SMALL = [*catalog.SMALL_TASKS, *VALIDATION]
 """Tasks outside the paper's 22, and the Keras models that weights are chosen by."""
@@ -18,16 +20,21 @@ SEEDS_FROM = 400_000
 """Seed of the first run on those tasks: no evaluation begins there."""
 
 
-def runner_of(name: str, make_optimizer: Callable[[], RNNprop]) -> Runner | FitRunner:
-    """Runs a task of the catalog or a Keras model by that name with an optimizer."""
+def runner_of(name: str, make_optimizer: Callable[[Any], RNNprop]) -> Runner:
+    """Runs a task of the catalog or a Keras model by that name with an optimizer.
+
+    Args:
+        name: the task.
+        make_optimizer: makes the optimizer from a callable that gives the learning rate.
+    """
     if name in VALIDATION:
-        return FitRunner(VALIDATION[name], lambda _: make_optimizer())
-    return KerasRunner(catalog.task(name).build(None), make_optimizer())
+        return FitRunner(VALIDATION[name], make_optimizer)
+    return KerasRunner(catalog.task(name).build(None), make_optimizer)
 
 
-def final_losses(runner: Runner | FitRunner, steps: int, seeds: Iterable[int]) -> np.ndarray:
+def final_losses(runner: Runner, steps: int, seeds: Iterable[int], learning_rate: float) -> np.ndarray:
     """Final loss of a run of so many steps from each seed, [seeds]."""
-    return np.array([runner.run(steps, seed).final_loss for seed in seeds])
+    return np.array([runner.run(steps, seed, learning_rate).final_loss for seed in seeds])
 
 
 def print_head(*headers: str) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 
 from absl import flags
 
-from rnnprop_tf import RNNprop
+from rnnprop_tf import RNNprop, pretrained
 from studies import losses
 from trainer import commands
 
@@ -21,12 +21,14 @@ FLAGS = flags.FLAGS
 
 def main(_: list[str]) -> None:
     seeds = range(losses.SEEDS_FROM, losses.SEEDS_FROM + FLAGS.runs)
+    alpha = pretrained.load(FLAGS.weights).learning_rate
     losses.print_head("task", *(f"mean final loss, settling {settling}" for settling in FLAGS.settlings))
     for name in FLAGS.tasks:
         row = []
         for settling in map(float, FLAGS.settlings):
             make = partial(RNNprop.from_pretrained, FLAGS.weights, settling=settling, beta_3=FLAGS.beta_3)
-            row.append(losses.final_losses(losses.runner_of(name, make), FLAGS.steps, seeds).mean())
+            runner = losses.runner_of(name, make)
+            row.append(losses.final_losses(runner, FLAGS.steps, seeds, alpha).mean())
         losses.print_row(name, *(f"{loss:.5f}" for loss in row))
 
 

@@ -22,7 +22,7 @@ from rnnprop_tf import pretrained
 from rnnprop_tf.rule import Observation, RNNpropRule
 from studies import losses
 from trainer import commands
-from trainer.evaluation.curves import LearnedRunner
+from trainer.evaluation.unrolled_runner import LearnedRunner
 from trainer.problems import catalog
 from trainer.problems.base import Draw, Problem, Seed, normal_params, unpack
 
@@ -123,17 +123,17 @@ class BagOfWords(Problem):
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
-def idle_drift(problem: BagOfWords, runner: LearnedRunner, steps: int) -> tuple[float, float]:
+def idle_drift(problem: BagOfWords, runner: LearnedRunner, alpha: float, steps: int) -> tuple[float, float]:
     """Mean |change| of an embedding number: in unused rows over the run, in used rows per idle step."""
     draw = problem.draw(tf.constant([0, 1]))
-    carry, constants = runner._start(draw.params), draw.constants
+    carry, constants = runner._start(draw.params, alpha), draw.constants
     start = carry.params
     idle, idle_steps = 0.0, 0
     rows = problem.WORDS * problem.UNITS
     for t in range(steps):
         batches = problem.batches(tf.constant([3, 4]), tf.constant(t), 1)
         before = carry.params
-        carry, _ = runner._steps(runner.network, carry, constants, batches, 1)
+        carry, _ = runner._advance(carry, constants, batches, 1, alpha)
         moved = np.abs((carry.params - before).numpy()[:rows]).reshape(problem.WORDS, problem.UNITS)
         absent = np.ones(problem.WORDS, bool)
         absent[batches[0].numpy().ravel()] = False
@@ -158,10 +158,11 @@ def main(_: list[str]) -> None:
     for title, rule in RULES.items():
         cells = []
         for problem in problems.values():
-            runner = LearnedRunner(problem, rule(), loaded.network, loaded.learning_rate)
-            cells.append(f"{losses.final_losses(runner, FLAGS.steps, range(FLAGS.runs)).mean():.4f}")
-        on_bag = LearnedRunner(bag, rule(), loaded.network, loaded.learning_rate)
-        unused, idle = idle_drift(bag, on_bag, min(FLAGS.steps, 500))
+            runner = LearnedRunner(problem, rule(), loaded.network)
+            found = losses.final_losses(runner, FLAGS.steps, range(FLAGS.runs), loaded.learning_rate)
+            cells.append(f"{found.mean():.4f}")
+        on_bag = LearnedRunner(bag, rule(), loaded.network)
+        unused, idle = idle_drift(bag, on_bag, loaded.learning_rate, min(FLAGS.steps, 500))
         losses.print_row(title, *cells, f"{unused:.4f}", f"{idle:.6f}")
 
 

@@ -25,7 +25,7 @@ from rnnprop_tf.network import LSTMState, Network, Tensor
 from rnnprop_tf.rule import Observation, RNNpropRule, RuleState
 from studies import losses
 from trainer import commands
-from trainer.evaluation.curves import LearnedRunner
+from trainer.evaluation.unrolled_runner import LearnedRunner
 from trainer.problems import catalog
 
 FLAGS = flags.FLAGS
@@ -82,8 +82,8 @@ def main(_: list[str]) -> None:
         seeds = range(FLAGS.runs if task.steps <= 100 else FLAGS.runs // 4)
         found = {}
         for title, rule in RULES.items():
-            runner = LearnedRunner(problem, rule(), weights.network, weights.learning_rate)
-            found[title] = losses.final_losses(runner, task.steps, seeds)
+            runner = LearnedRunner(problem, rule(), weights.network)
+            found[title] = losses.final_losses(runner, task.steps, seeds, weights.learning_rate)
         tasks[name] = {"runs": len(seeds)} | {title: summary(found, title) for title in RULES}
         print(name, tasks[name], flush=True)
     write({"machine": machine(), "weights": FLAGS.weights, "tasks": tasks}, FLAGS.out)

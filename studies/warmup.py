@@ -9,7 +9,7 @@ final losses, and the geometric mean of their ratios to those of the first colum
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -19,8 +19,8 @@ from absl import flags
 from rnnprop_tf import RNNprop, pretrained
 from studies import losses
 from trainer import commands
+from trainer.keras_models.catalog import VALIDATION
 from trainer.problems import catalog
-from trainer.problems.workloads import VALIDATION
 
 FLAGS = flags.FLAGS
 
@@ -29,14 +29,14 @@ KERAS_STEPS = 200
 
 
 class Rising(keras.optimizers.schedules.LearningRateSchedule):
-    """Along a line to `peak` at step `warmup`, a variable, so that one compiled program serves all."""
+    """Along a line to `peak()` at step `warmup`, a variable, so that one compiled program serves all."""
 
-    def __init__(self, peak: float) -> None:
+    def __init__(self, peak: Callable[[], tf.Tensor], warmup: tf.Variable) -> None:
         self.peak = peak
-        self.warmup = tf.Variable(1.0)
+        self.warmup = warmup
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        return self.peak * tf.minimum(1.0, (tf.cast(step, tf.float32) + 1.0) / self.warmup)
+        return self.peak() * tf.minimum(1.0, (tf.cast(step, tf.float32) + 1.0) / self.warmup)
 
 
 def steps_of(name: str) -> int:
@@ -50,12 +50,15 @@ def main(_: list[str]) -> None:
     losses.print_head("task", *(f"mean final loss, warm-up of {warmup} steps" for warmup in FLAGS.warmups))
     rows = []
     for name in FLAGS.tasks:
-        rate = Rising(peak)
-        runner = losses.runner_of(name, partial(RNNprop.from_pretrained, FLAGS.weights, learning_rate=rate))
+        warmup = tf.Variable(1.0)
+        runner = losses.runner_of(
+            name,
+            lambda rate: RNNprop.from_pretrained(FLAGS.weights, Rising(rate, warmup)),  # noqa: B023
+        )
         row = []
-        for warmup in map(float, FLAGS.warmups):
-            rate.warmup.assign(warmup)
-            row.append(losses.final_losses(runner, steps_of(name), seeds).mean())
+        for steps in map(float, FLAGS.warmups):
+            warmup.assign(steps)
+            row.append(losses.final_losses(runner, steps_of(name), seeds, peak).mean())
         rows.append(row)
         losses.print_row(name, *(f"{loss:.4f}" for loss in row))
     ratios = np.exp(np.mean(np.log(np.array(rows) / np.array(rows)[:, :1]), axis=0))

@@ -42,7 +42,11 @@ ALLOWED = {
     "trainer.problems.tricks": "numpy tensorflow trainer.problems.base",
     "trainer.problems.catalog": "trainer.datasets trainer.problems.base trainer.problems.mlp"
     " trainer.problems.cnn trainer.problems.lstm trainer.problems.convex trainer.problems.tricks",
-    "trainer.problems.workloads": "keras matplotlib numpy sklearn tensorflow trainer.datasets",
+    # The Keras models that weights are judged by.
+    "trainer.keras_models": "",
+    "trainer.keras_models.data": "matplotlib numpy sklearn tensorflow trainer.datasets",
+    "trainer.keras_models.models": "keras trainer.keras_models.data",
+    "trainer.keras_models.catalog": "keras trainer.keras_models.data trainer.keras_models.models",
     # Where rules meet problems, and what stands on it.
     "trainer.unroll": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base",
     "trainer.meta_gradient": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"
@@ -53,29 +57,40 @@ ALLOWED = {
     "trainer.checkpoint": "numpy safetensors tensorflow rnnprop_tf.network trainer.config trainer.files",
     # Evaluation: runs are computed, then read.
     "trainer.evaluation": "",
+    "trainer.evaluation.runner": "numpy",
+    "trainer.evaluation.unrolled_runner": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule"
+    " trainer.problems.base trainer.unroll trainer.evaluation.runner",
+    "trainer.evaluation.fit_runner": "keras numpy tensorflow trainer.keras_models.catalog"
+    " trainer.keras_models.data trainer.evaluation.runner",
     "trainer.evaluation.baselines": "keras numpy",
-    "trainer.evaluation.results": "numpy tensorflow trainer.files",
-    "trainer.evaluation.curves": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule"
-    " trainer.problems.base trainer.unroll",
-    "trainer.evaluation.fits": "keras numpy tensorflow trainer.problems.workloads trainer.evaluation.curves",
-    "trainer.evaluation.compute": "keras numpy rnnprop_tf rnnprop_tf.pretrained rnnprop_tf.rule"
-    " trainer.problems.catalog trainer.problems.workloads trainer.evaluation.baselines"
-    " trainer.evaluation.curves trainer.evaluation.fits trainer.evaluation.results",
-    "trainer.evaluation.experiments": "rnnprop_tf.pretrained trainer.evaluation.baselines"
-    " trainer.problems.catalog trainer.problems.workloads",
+    "trainer.evaluation.block": "trainer.evaluation.baselines",
+    "trainer.evaluation.results": "numpy tensorflow trainer.files trainer.evaluation.runner",
     "trainer.evaluation.summary": "numpy trainer.evaluation.results",
-    "trainer.evaluation.schedule": "tqdm rnnprop_tf.pretrained trainer.evaluation.baselines"
-    " trainer.evaluation.compute trainer.evaluation.experiments trainer.evaluation.results"
-    " trainer.evaluation.summary",
-    "trainer.evaluation.response": "numpy tensorflow rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule"
-    " trainer.files trainer.problems.catalog trainer.unroll",
-    "trainer.evaluation.tables": "numpy trainer.problems.catalog trainer.evaluation.experiments"
-    " trainer.evaluation.results trainer.evaluation.summary",
-    "trainer.evaluation.claims": "numpy trainer.problems.catalog trainer.evaluation.experiments"
-    " trainer.evaluation.results trainer.evaluation.summary trainer.evaluation.tables",
-    "trainer.evaluation.plots": "matplotlib numpy trainer.problems.catalog trainer.evaluation.claims"
-    " trainer.evaluation.experiments trainer.evaluation.results trainer.evaluation.summary"
-    " trainer.evaluation.tables",
+    "trainer.evaluation.competitors": "keras rnnprop_tf rnnprop_tf.pretrained rnnprop_tf.rule"
+    " trainer.evaluation.baselines trainer.evaluation.results",
+    "trainer.evaluation.tasks": "trainer.keras_models.catalog trainer.problems.catalog"
+    " trainer.evaluation.baselines trainer.evaluation.competitors trainer.evaluation.fit_runner"
+    " trainer.evaluation.runner trainer.evaluation.unrolled_runner",
+    "trainer.evaluation.evaluation": "numpy trainer.evaluation.baselines trainer.evaluation.competitors"
+    " trainer.evaluation.results trainer.evaluation.runner trainer.evaluation.tasks",
+    "trainer.evaluation.schedule": "tqdm rnnprop_tf.pretrained trainer.keras_models.catalog"
+    " trainer.evaluation.baselines trainer.evaluation.block trainer.evaluation.competitors"
+    " trainer.evaluation.evaluation trainer.evaluation.results trainer.evaluation.summary",
+    # The paper's experiments, and the documents that are made from runs.
+    "trainer.paper": "",
+    "trainer.paper.experiments": "rnnprop_tf.pretrained trainer.problems.catalog"
+    " trainer.keras_models.catalog trainer.evaluation.baselines trainer.evaluation.block",
+    "trainer.paper.learned_update": "numpy tensorflow rnnprop_tf.network rnnprop_tf.pretrained"
+    " rnnprop_tf.rule trainer.files trainer.problems.catalog trainer.unroll",
+    "trainer.paper.tables": "numpy trainer.problems.catalog trainer.evaluation.block"
+    " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments",
+    "trainer.paper.claims": "numpy trainer.problems.catalog trainer.evaluation.results"
+    " trainer.evaluation.summary trainer.paper.experiments trainer.paper.tables",
+    "trainer.paper.plots": "matplotlib numpy trainer.problems.catalog trainer.evaluation.block"
+    " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments",
+    "trainer.paper.report": "trainer.files trainer.evaluation.results trainer.evaluation.schedule"
+    " trainer.evaluation.summary trainer.paper.claims trainer.paper.experiments"
+    " trainer.paper.learned_update trainer.paper.plots trainer.paper.tables",
     # Meta-training, which evaluates as it goes.
     "trainer.distribution": "tensorflow",
     "trainer.interrupts": "",
@@ -83,7 +98,7 @@ ALLOWED = {
     " rnnprop_tf.pretrained trainer.datasets"
     " trainer.problems.base trainer.problems.catalog trainer.problems.convex trainer.problems.tricks"
     " trainer.unroll trainer.meta_gradient trainer.imitation trainer.config trainer.checkpoint"
-    " trainer.files trainer.evaluation.curves trainer.distribution trainer.interrupts",
+    " trainer.files trainer.evaluation.unrolled_runner trainer.distribution trainer.interrupts",
     # Several optimizers on one model, for the demo, the examples and the studies.
     "trainer.comparison": "keras matplotlib numpy",
     # The commands: the only modules that know flags; `commands` parses them for all.
@@ -91,14 +106,11 @@ ALLOWED = {
     "trainer.train": "absl tensorflow trainer.config trainer.meta_train trainer.checkpoint trainer.commands"
     " trainer.distribution",
     "trainer.evaluate": "absl numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
-    " trainer.evaluation.baselines trainer.evaluation.compute trainer.evaluation.results"
-    " trainer.evaluation.summary trainer.commands",
+    " trainer.evaluation.baselines trainer.evaluation.competitors trainer.evaluation.evaluation"
+    " trainer.evaluation.results trainer.evaluation.summary trainer.evaluation.tasks trainer.commands",
     "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
     " trainer.meta_train trainer.evaluation.results trainer.commands",
-    "trainer.report": "absl trainer.commands trainer.files trainer.evaluation.claims"
-    " trainer.evaluation.experiments trainer.evaluation.plots trainer.evaluation.response"
-    " trainer.evaluation.results trainer.evaluation.schedule trainer.evaluation.summary"
-    " trainer.evaluation.tables",
+    "trainer.report": "absl trainer.paper.experiments trainer.paper.report trainer.commands",
     "trainer.convert": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule trainer.files"
     " trainer.commands",
     "trainer.demo": "absl keras numpy tensorflow rnnprop_tf rnnprop_tf.pretrained trainer.comparison"
@@ -150,9 +162,12 @@ def test_table_keeps_the_layout_s_promises() -> None:
     needed = {"rnnprop_tf", "keras", "numpy", "safetensors", "tensorflow"}
     assert allowed_to("rnnprop_tf") == needed | {"huggingface_hub"}  # The hub's package is an extra.
     assert "rnnprop_tf" not in allowed_to("trainer.problems")
-    for reader in ("summary", "tables", "claims", "plots"):
-        row = set(ALLOWED[f"trainer.evaluation.{reader}"].split())
-        assert not row & {"tensorflow", "keras", "trainer.evaluation.compute", "trainer.evaluation.curves"}
+    makes_runs = {
+        f"trainer.evaluation.{name}"
+        for name in ("runner", "unrolled_runner", "fit_runner", "tasks", "evaluation", "schedule")
+    }
+    for reader in ("evaluation.summary", "paper.tables", "paper.claims", "paper.plots"):
+        assert not set(ALLOWED[f"trainer.{reader}"].split()) & (makes_runs | {"tensorflow", "keras"})
     with_flags = {module for module, row in ALLOWED.items() if "absl" in row.split()}
     assert with_flags == {
         f"trainer.{command}"

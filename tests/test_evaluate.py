@@ -21,9 +21,12 @@ from rnnprop_tf.rule import DMRule, RNNpropRule
 from trainer import checkpoint, datasets, evaluate, export, files
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
-from trainer.evaluation import baselines, compute, curves
-from trainer.evaluation.curves import KerasRunner, LearnedRunner, Run, Runner
+from trainer.evaluation import baselines, tasks, unrolled_runner
+from trainer.evaluation.competitors import competitor
+from trainer.evaluation.evaluation import Evaluation
 from trainer.evaluation.results import TUNING_SEED, Cell, Results, Row, short_digest
+from trainer.evaluation.runner import Run, Runner
+from trainer.evaluation.unrolled_runner import KerasRunner, LearnedRunner
 from trainer.problems.mlp import MLP
 from trainer.unroll import loss_and_gradient
 
@@ -39,7 +42,7 @@ def problem():
 @pytest.fixture
 def short_chunks(monkeypatch):
     """Ten steps a compiled call, so that short runs have several."""
-    monkeypatch.setattr(curves, "CHUNK", 10)
+    monkeypatch.setattr(unrolled_runner, "CHUNK", 10)
 
 
 def slow_run(seed, steps, make_step):
@@ -65,9 +68,7 @@ def slow_run(seed, steps, make_step):
 
 @pytest.mark.parametrize("steps", [25, 10, 3])
 def test_a_keras_run_is_the_plain_loop_and_its_final_loss_the_mean_over_all_batches(steps, short_chunks):
-    runner = KerasRunner(problem(), keras.optimizers.Adam())
-    runner.tune(0.02)
-    run = runner.run(steps, seed=5)
+    run = KerasRunner(problem(), keras.optimizers.Adam).run(steps, seed=5, learning_rate=0.02)
     variable = tf.Variable(tf.zeros([problem().size]))
     adam = keras.optimizers.Adam(0.02)
     adam.build([variable])
@@ -78,14 +79,14 @@ def test_a_keras_run_is_the_plain_loop_and_its_final_loss_the_mean_over_all_batc
         return variable.read_value()
 
     curve, final_loss = slow_run(5, steps, step)
-    assert run.curve.shape == (steps,)
-    np.testing.assert_allclose(run.curve, curve, rtol=1e-4)
+    np.testing.assert_array_equal(run.curve["step"], np.arange(steps))
+    np.testing.assert_allclose(run.curve["loss"], curve, rtol=1e-4)
     np.testing.assert_allclose(run.final_loss, final_loss, rtol=1e-4)
 
 
 def test_a_learned_run_is_the_plain_loop(short_chunks):
     rule = RNNpropRule()
-    run = LearnedRunner(problem(), rule, NETWORK, alpha=0.1).run(25, seed=5)
+    run = LearnedRunner(problem(), rule, NETWORK).run(25, seed=5, learning_rate=0.1)
     state = rule.initial_state(NETWORK, problem().size)
     count = 0
 
@@ -96,44 +97,39 @@ def test_a_learned_run_is_the_plain_loop(short_chunks):
         return params + 0.1 * direction
 
     curve, final_loss = slow_run(5, 25, step)
-    np.testing.assert_allclose(run.curve, curve, rtol=1e-4)
+    np.testing.assert_array_equal(run.curve["step"], np.arange(25))
+    np.testing.assert_allclose(run.curve["loss"], curve, rtol=1e-4)
     np.testing.assert_allclose(run.final_loss, final_loss, rtol=1e-4)
 
 
 def test_a_seed_is_the_same_start_and_data_for_every_optimizer(short_chunks):
     """Without a step, the curve is the start's loss on each batch."""
-    keras_runner = KerasRunner(problem(), keras.optimizers.SGD())
-    keras_runner.tune(0.0)
-    learned = LearnedRunner(problem(), RNNpropRule(), NETWORK, alpha=0.0)
+    keras_runner = KerasRunner(problem(), keras.optimizers.SGD)
+    learned = LearnedRunner(problem(), RNNpropRule(), NETWORK)
+    curves = []
     for seed in (0, 1):
-        ours, theirs = (runner.run(15, seed) for runner in (learned, keras_runner))
-        np.testing.assert_allclose(ours.curve, theirs.curve, rtol=1e-6)
+        ours, theirs = (runner.run(15, seed, 0.0) for runner in (learned, keras_runner))
+        np.testing.assert_allclose(ours.curve["loss"], theirs.curve["loss"], rtol=1e-6)
         np.testing.assert_allclose(ours.final_loss, theirs.final_loss, rtol=1e-6)
-        np.testing.assert_allclose(ours.final_loss, ours.curve.mean(), rtol=1e-6)
-    assert not np.allclose(learned.run(15, 0).curve, learned.run(15, 1).curve)
+        np.testing.assert_allclose(ours.final_loss, ours.curve["loss"].mean(), rtol=1e-6)
+        curves.append(ours.curve["loss"])
+    assert not np.allclose(*curves)
 
 
 def test_a_run_leaves_nothing_behind(short_chunks):
     """Adam's moments, step counter and rate are those of a new optimizer at each start."""
-    runner = KerasRunner(problem(), keras.optimizers.Adam())
-    runner.tune(0.05)
-    first = runner.run(15, 0)
-    runner.tune(0.5)
-    other = runner.run(15, 0)
-    runner.tune(0.05)
-    again = runner.run(15, 0)
-    np.testing.assert_array_equal(first.curve, again.curve)
+    runner = KerasRunner(problem(), keras.optimizers.Adam)
+    first, other, again = (runner.run(15, 0, rate) for rate in (0.05, 0.5, 0.05))
+    np.testing.assert_array_equal(first.curve["loss"], again.curve["loss"])
     assert first.final_loss == again.final_loss != other.final_loss
 
 
 @pytest.mark.parametrize("name", baselines.FIRST_GRID)
 def test_every_baseline_can_be_tuned_and_learns(name, short_chunks):
-    runner = KerasRunner(problem(), baselines.OPTIMIZERS[name](0.01))
+    runner = KerasRunner(problem(), baselines.OPTIMIZERS[name])
     exponents = baselines.FIRST_GRID[name]
-    runner.tune(0.0)
-    untrained = runner.run(30, 0).final_loss
-    runner.tune(baselines.learning_rate(exponents[len(exponents) // 2]))
-    assert runner.run(30, 0).final_loss < untrained
+    rate = baselines.learning_rate(exponents[len(exponents) // 2])
+    assert runner.run(30, 0, rate).final_loss < runner.run(30, 0, 0.0).final_loss
 
 
 # The search of the learning rate.
@@ -179,7 +175,8 @@ def add_cell(results, seeds=(0, 1), steps=3, optimizer="adam", weights="", rate=
     final = [0.5 + seed / 7 for seed in seeds]
     values = np.arange(len(seeds) * steps).reshape(len(seeds), steps) + steps
     seconds = [0.25] * len(seeds)
-    results.add(Cell(TASK, optimizer, weights, rate, steps), list(seeds), final, seconds, values)
+    curves = [{"step": np.arange(steps), "loss": losses} for losses in values]
+    results.add(Cell(TASK, optimizer, weights, rate, steps), list(seeds), final, seconds, curves)
     return final, values
 
 
@@ -194,7 +191,9 @@ def test_results_round_trip(tmp_path):
     assert read.rows == results.rows
     rows = read.of(Cell(TASK, "adam", "", rate, 3))
     assert [(row.seed, row.final_loss) for row in rows] == list(zip((0, 1), final, strict=True))
-    np.testing.assert_array_equal(read.curves(rows[::-1]), values[::-1])
+    found = read.curves(rows[::-1])
+    np.testing.assert_array_equal(found["loss"], values[::-1])
+    np.testing.assert_array_equal(found["step"], [[0, 1, 2]] * 2)
     assert [row.seed for row in read.of(Cell(TASK, "gs://my/weights/", "", 0.1, 3))] == [7]
     assert read.of(Cell(TASK, "adam", "", rate, 4)) == read.of(Cell("other", "adam", "", rate, 3)) == []
     assert read.of(Cell(TASK, "adam", "abc", rate, 3)) == []
@@ -215,7 +214,8 @@ def test_cells_have_files_of_their_own(tmp_path):
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_diverged_run_is_written_down_too(tmp_path, loss):
     results = Results(str(tmp_path))
-    results.add(Cell(TASK, "sgd", "", 8.0, 1), [0], [loss], [0.1], np.full((1, 1), loss))
+    curve = {"step": np.zeros(1), "loss": np.array([loss])}
+    results.add(Cell(TASK, "sgd", "", 8.0, 1), [0], [loss], [0.1], [curve])
     np.testing.assert_equal(Results(str(tmp_path)).rows[0].final_loss, loss)
 
 
@@ -261,39 +261,34 @@ def test_a_file_of_others_is_refused_and_left_alone(tmp_path, content, reason):
 
 
 class Counted(Runner):
-    """Records which runs were asked for; a loss that depends on the seed alone."""
+    """Records which runs were asked for; a loss that depends on seed and learning rate alone."""
 
     made: list
 
     def __init__(self, *_):
-        self.rate = None
+        pass
 
-    def tune(self, rate):
-        self.rate = rate
-
-    def run(self, steps, seed):
-        type(self).made.append((self.rate, steps, seed))
-        distance = 0.0 if self.rate is None else abs(2 * math.log2(self.rate) + 7)
-        return Run(np.full(steps, 2.0), 1.0 + distance + (seed % 1_000) / 100)
-
-    _start = _advance = _params = None
+    def run(self, steps, seed, learning_rate):
+        type(self).made.append((learning_rate, steps, seed))
+        distance = abs(2 * math.log2(learning_rate) + 7)
+        curve = {"step": np.arange(steps), "loss": np.full(steps, 2.0)}
+        return Run(curve, 1.0 + distance + (seed % 1_000) / 100)
 
 
 @pytest.fixture
 def counted(monkeypatch):
     """Runners that only count, in the place of both."""
     made = []
-    keras_runner = type("CountedKeras", (Counted,), {"made": made})
-    monkeypatch.setattr(compute, "KerasRunner", keras_runner)
-    monkeypatch.setattr(compute, "LearnedRunner", type("CountedLearned", (Counted,), {"made": made}))
+    for name in ("KerasRunner", "LearnedRunner"):
+        monkeypatch.setattr(tasks, name, type(name, (Counted,), {"made": made}))
     return made
 
 
 def run_evaluate(folder, texts, seeds, steps=5, tuning=range(500_000, 500_002)):
     """The final losses by optimizer and rate."""
-    evaluation = compute.Evaluation(Results(str(folder)), TASK, steps, None)
+    evaluation = Evaluation(Results(str(folder)), TASK, steps, None)
     found = {}
-    for one in map(compute.entrant, texts):
+    for one in map(competitor, texts):
         rate, losses = evaluation.losses(one, seeds, tuning)
         found[f"{one.name} ({rate:.4g})"] = losses
     return found
@@ -347,7 +342,7 @@ def test_real_runs_of_learned_and_traditional_optimizers(tmp_path):
     assert list(losses) == [f"{weights} (0.05)", "adam (0.02)"]
     rows = Results(str(tmp_path / "out")).rows
     assert [row.final_loss for row in rows] == [loss for cell in losses.values() for loss in cell]
-    curves = Results(str(tmp_path / "out")).curves(rows)
+    curves = Results(str(tmp_path / "out")).curves(rows)["loss"]
     # Learned and traditional start from the same loss.
     np.testing.assert_allclose(curves[0][0], curves[2][0], rtol=1e-6)
     np.testing.assert_allclose(curves[1][0], curves[3][0], rtol=1e-6)
@@ -368,7 +363,7 @@ def test_real_runs_of_learned_and_traditional_optimizers(tmp_path):
 )
 def test_an_optimizer_that_is_not_there_is_refused(text, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        compute.entrant(text)
+        competitor(text)
 
 
 def flag_values(folder, **changes):

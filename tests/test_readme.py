@@ -12,7 +12,7 @@ import pytest
 import rnnprop_tf
 from trainer.config import MetaTrainConfig, preset
 from trainer.evaluation import baselines
-from trainer.evaluation.compute import check_task
+from trainer.evaluation.tasks import check_task
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,11 +11,13 @@ from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
 from rnnprop_tf.network import Architecture
 from rnnprop_tf.rule import DMRule, RNNpropRule
-from trainer import report
-from trainer.evaluation import baselines, claims, compute, experiments, plots, response, schedule, tables
-from trainer.evaluation.experiments import BASE, DM, EXPERIMENTS, RNNPROP, TRADITIONAL, Block
+from trainer.evaluation import baselines, schedule
+from trainer.evaluation.block import Block
+from trainer.evaluation.evaluation import Evaluation
 from trainer.evaluation.results import TUNING_SEED, Cell, Results
-from trainer.evaluation.summary import Summary, bootstrap, difference, reported, summary
+from trainer.evaluation.summary import Summary, bootstrap, difference, reported, summary, verdict
+from trainer.paper import claims, experiments, learned_update, plots, report, tables
+from trainer.paper.experiments import BASE, DM, EXPERIMENTS, RNNPROP, TRADITIONAL
 from trainer.problems.catalog import PAPER_TASKS
 
 DIGITS = "digits-nn-sigmoid-100"
@@ -26,6 +28,8 @@ def add(results, task, optimizer, losses, first_seed=0, rate=0.1, steps=None, cu
     seeds = range(first_seed, first_seed + len(losses))
     if curves is None and first_seed < TUNING_SEED:
         curves = np.tile(np.linspace(2.3, 0.5, steps), (len(losses), 1))
+    if curves is not None:
+        curves = [{"step": np.arange(steps), "loss": curve} for curve in curves]
     results.add(Cell(task, optimizer, "", rate, steps), seeds, losses, [0.1] * len(losses), curves)
 
 
@@ -63,7 +67,7 @@ def test_verdicts(shift, noise, expected):
     rng = np.random.default_rng(0)
     theirs = Summary(0.1, 1.0 + 0.01 * rng.normal(size=30), tuple(range(30)))
     ours = Summary(0.1, theirs.losses + shift + noise * rng.normal(size=30), theirs.seeds)
-    assert tables.verdict(ours, theirs) == expected
+    assert verdict(ours, theirs) == expected
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -78,9 +82,9 @@ def test_a_diverged_run_neither_is_the_best_nor_wins(tmp_path, bad):
     name, best = tables.best_traditional(results, BASE, 100)
     assert name == "adam"
     diverged = summary(results, BASE, 100, RNNPROP)
-    assert tables.verdict(diverged, best) == "lost"
-    assert tables.verdict(best, diverged) == "won"
-    assert tables.verdict(diverged, diverged) == "tied"
+    assert verdict(diverged, best) == "lost"
+    assert verdict(best, diverged) == "won"
+    assert verdict(diverged, diverged) == "tied"
 
 
 def test_tuning_runs_and_former_cells_are_not_reported(tmp_path):
@@ -129,7 +133,7 @@ def test_every_experiment_has_a_title_and_the_shared_runs_are_made_once():
     assert {block.task for name in experiments.PAPER for block in EXPERIMENTS[name]} == set(PAPER_TASKS)
     assert len(experiments.blocks(["figure2", "figure3"], quick=False)) == 2
     assert {block.runs for block in experiments.blocks(EXPERIMENTS, quick=True)} == {2}
-    quick = experiments.blocks(["workloads", "default", "figure9"], quick=True)
+    quick = experiments.blocks(["keras-models", "default", "figure9"], quick=True)
     lengths = {(block.task, block.steps) for block in quick}
     assert {steps for task, steps in lengths if task.startswith("keras-")} == {200}
     assert {steps for task, steps in lengths if task == BASE.replace("sigmoid", "relu")} == {100, 1_000}
@@ -147,18 +151,17 @@ def folder(tmp_path):
 
 def test_an_interrupted_computation_goes_on(folder, monkeypatch):
     names = ("adam", DM, RNNPROP + "-5000", "no-such-weights")
-    monkeypatch.setitem(schedule.MILLISECONDS_A_STEP, "digits", (1.0, 1.0))
     block = Block(DIGITS, 5, names, runs=2, tuning_runs=1, strides=(4,))
-    entrants = schedule.find(names, [folder + "/elsewhere", folder + "/weights"])
-    assert list(entrants) == list(names[:3])
+    competitors = schedule.find(names, [folder + "/elsewhere", folder + "/weights"])
+    assert list(competitors) == list(names[:3])
     results = Results(folder, adding=True)
-    whole = schedule.cost([block], entrants, results)
+    whole = schedule.cost([block], competitors, results)
     assert whole > 0
     fewer = block._replace(optimizers=names[:2], runs=1)
-    assert schedule.cost([fewer, block], entrants, results) == whole  # what both run is counted once
+    assert schedule.cost([fewer, block], competitors, results) == whole  # what both run is counted once
 
     made = []
-    real_cell = compute.Evaluation._cell
+    real_cell = Evaluation._cell
 
     def interrupted(self, cell, runner, seeds):
         if cell.optimizer == DM and not made:
@@ -166,24 +169,23 @@ def test_an_interrupted_computation_goes_on(folder, monkeypatch):
             raise KeyboardInterrupt
         return real_cell(self, cell, runner, seeds)
 
-    monkeypatch.setattr(compute.Evaluation, "_cell", interrupted)
+    monkeypatch.setattr(Evaluation, "_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        schedule.run([block], entrants, results, None, jobs=2)
+        schedule.run([block], competitors, results, None, jobs=2)
     before = list(results.rows)
     assert {row.optimizer for row in before} == {"adam"}
-    assert schedule.cost([block], entrants, results) < whole
-    schedule.run([block], entrants, results, None, jobs=2)
+    assert schedule.cost([block], competitors, results) < whole
+    schedule.run([block], competitors, results, None, jobs=2)
     assert results.rows[: len(before)] == before
     assert {row.optimizer for row in results.rows} == set(names[:3])
-    assert schedule.cost([block], entrants, results) == 0
+    assert schedule.cost([block], competitors, results) == 0
     after = list(results.rows)
-    schedule.run([block], entrants, results, None, jobs=2)
+    schedule.run([block], competitors, results, None, jobs=2)
     assert results.rows == after
 
 
 def test_tasks_run_side_by_side_and_no_run_is_made_twice(folder, monkeypatch):
     """Two experiments may want the same runs."""
-    monkeypatch.setitem(schedule.MILLISECONDS_A_STEP, "digits", (1.0, 1.0))
     together = threading.Barrier(2, timeout=60)
 
     class Fake:
@@ -191,9 +193,9 @@ def test_tasks_run_side_by_side_and_no_run_is_made_twice(folder, monkeypatch):
             self.place = results, task, steps
             together.wait()  # two tasks: both are under way
 
-        def losses(self, entrant, seeds, *_):
+        def losses(self, competitor, seeds, *_):
             results, task, steps = self.place
-            cell = entrant.cell(task, 0.1, steps)
+            cell = competitor.cell(task, 0.1, steps)
             there = {row.seed for row in results.of(cell)}
             if missing := [seed for seed in seeds if seed not in there]:
                 results.add(cell, missing, [0.5] * len(missing), [0.0] * len(missing))
@@ -206,7 +208,6 @@ def test_tasks_run_side_by_side_and_no_run_is_made_twice(folder, monkeypatch):
 
 
 def test_longer_runs_are_tuned_around_the_best_rates_of_shorter_ones(folder, monkeypatch):
-    monkeypatch.setitem(schedule.MILLISECONDS_A_STEP, "digits", (1.0, 1.0))
     blocks = [Block(DIGITS, 6, ("adam",), 1, 1, after=3), Block(DIGITS, 3, ("adam",), 1, 1)]
     best, tried = {3: 2.0**-2, 6: 2.0**-4.5}, {3: [], 6: []}
 
@@ -216,7 +217,7 @@ def test_longer_runs_are_tuned_around_the_best_rates_of_shorter_ones(folder, mon
         self._results.add(cell, seeds, losses, losses)
         return losses
 
-    monkeypatch.setattr(compute.Evaluation, "_cell", measured)
+    monkeypatch.setattr(Evaluation, "_cell", measured)
     results = Results(folder)
     schedule.run(blocks, schedule.find(["adam"], []), results, None, jobs=2)
     assert tried[3][0] == baselines.learning_rate(baselines.FIRST_GRID["adam"][0])
@@ -226,14 +227,13 @@ def test_longer_runs_are_tuned_around_the_best_rates_of_shorter_ones(folder, mon
 
 
 def test_an_error_in_one_task_ends_the_others(folder, monkeypatch):
-    monkeypatch.setitem(schedule.MILLISECONDS_A_STEP, "digits", (1.0, 1.0))
     blocks = [Block(DIGITS, steps, ("adam",), 2, 1) for steps in (3, 4)]
     results = Results(folder)
 
     def fail(self, cell, runner, seeds):
         raise OSError("disk full")
 
-    monkeypatch.setattr(compute.Evaluation, "_cell", fail)
+    monkeypatch.setattr(Evaluation, "_cell", fail)
     with pytest.raises(OSError, match="disk full"):
         schedule.run(blocks, schedule.find(["adam"], []), results, None, jobs=2)
 
@@ -269,9 +269,9 @@ def paper_like(tmp_path):
         (experiments.DM_TRICKS, 0.3),
     ):
         put(experiments.RELU, name, loss, steps=1_000)
-    for task in experiments.LONGER:
+    for task in experiments.OTHER_OPTIMIZEES:
         for name in (*TRADITIONAL, RNNPROP):
-            put(task, name, 0.2, steps=experiments.LONGER_STEPS)
+            put(task, name, 0.2, steps=experiments.OTHER_OPTIMIZEES_STEPS)
     long = "mnist-nn-sigmoid-10000"
     for rate, loss in ((0.001, 0.5), (0.004, 0.1), (0.008, 0.1), (0.03, 0.6)):
         add(results, long, "adam", [loss], first_seed=TUNING_SEED, rate=rate)
@@ -345,7 +345,7 @@ def test_a_tie_with_a_lower_loss_does_not_speak_for_rnnprop(paper_like):
 
 
 def test_longer_runs_of_other_optimizees_are_to_be_near_the_best(paper_like):
-    change(paper_like, experiments.LONGER[1], RNNPROP, 0.3)  # after 100 and 2,000 steps
+    change(paper_like, experiments.OTHER_OPTIMIZEES[1], RNNPROP, 0.3)  # after 100 and 2,000 steps
     assert verdicts("longer horizons", paper_like) == {claims.IN_PART}
 
 
@@ -446,7 +446,7 @@ def test_the_default_weights_runs_are_compared_with_their_start(tmp_path):
 
 
 def test_drawing_reads_files_only_and_says_what_is_missing(paper_like, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compute, "Evaluation", None)
+    monkeypatch.setattr(schedule, "Evaluation", None)
     axis, ones = np.linspace(-1, 1, 5), np.ones((5, 5))
     np.savez(tmp_path / report.RESPONSE, m=axis, g=4 * axis, fresh=ones, used=ones)
     (tmp_path / report.NOTES).write_text("Made on a machine.\n")
@@ -458,7 +458,7 @@ def test_drawing_reads_files_only_and_says_what_is_missing(paper_like, tmp_path,
     for picture in pictures:
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert report.TITLES["scorecard"] in text
-    assert report.TITLES["workloads"] not in text  # of which there are no runs
+    assert report.TITLES["keras-models"] not in text  # of which there are no runs
     assert "`python -m trainer.report --experiments=figure9 --out=...`: 4 (seeds 0 to 3) runs of each" in text
     with pytest.raises(ValueError, match=r"No runs in .*empty\. Compute them first"):
         report.draw(str(tmp_path / "empty"))
@@ -469,11 +469,11 @@ def test_the_learned_update_is_the_rule_s(tmp_path):
     rule = RNNpropRule()
     pretrained.save(tmp_path / "w", network, rule)
     path = tmp_path / "map.npz"
-    response.write(pretrained.load(tmp_path / "w"), DIGITS, str(path), None)
+    learned_update.write(pretrained.load(tmp_path / "w"), DIGITS, str(path), None)
     with np.load(path) as maps:
         m, g, fresh, used = (maps[name] for name in ("m", "g", "fresh", "used"))
     inputs = np.array([[m[3]], [g[35]]], "float32")
-    seen = response.Observation(inputs, scale=(), awake=np.array([True]))
+    seen = learned_update.Observation(inputs, scale=(), awake=np.array([True]))
     state = rule.initial_state(network, 1)
     direction, _ = rule.respond(network, seen, state.lstm)
     np.testing.assert_allclose(fresh[3, 35], direction[0], rtol=1e-5)

@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from rnnprop_tf import DMOptimizer, list_pretrained, pretrained
 from rnnprop_tf.rule import SettlingRule
-from trainer.evaluation import compute, experiments, schedule
-from trainer.evaluation.curves import LearnedRunner
+from trainer.evaluation import competitors, schedule
 from trainer.evaluation.results import short_digest
+from trainer.evaluation.unrolled_runner import LearnedRunner
+from trainer.paper import experiments
 from trainer.problems import catalog
 
 GOLDENS = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())
@@ -70,8 +71,8 @@ def test_the_card_says_how_the_weights_were_made(name):
 def test_an_unseen_problem_is_learned(name):
     loaded = pretrained.load(WEIGHTS[name])
     problem = catalog.task("digits-nn-relu-100").build(None)
-    run = LearnedRunner(problem, loaded.rule, loaded.network, loaded.learning_rate).run(100, seed=0)
-    assert run.final_loss < 0.2 * run.curve[0]
+    run = LearnedRunner(problem, loaded.rule, loaded.network).run(100, 0, loaded.learning_rate)
+    assert run.final_loss < 0.2 * run.curve["loss"][0]
 
 
 def test_a_control_s_name_tells_its_path(tmp_path, monkeypatch):
@@ -86,7 +87,7 @@ def test_the_report_finds_the_controls_by_name_and_evaluate_by_path():
     found = schedule.find(experiments.LEARNED, [str(ROOT / pretrained.CONTROLS_FOLDER)])
     assert list(found) == list(experiments.LEARNED)
     for name, path in CONTROLS.items():
-        by_path = compute.entrant(str(path))
+        by_path = competitors.competitor(str(path))
         assert by_path.weights.config == found[name].weights.config
 
 

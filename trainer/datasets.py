@@ -1,4 +1,6 @@
-"""The only door to data sets: TFDS's `mnist`, `fashion_mnist` and `cifar10`, and scikit-learn's digits.
+"""The image sets, the only door to TFDS: `mnist`, `fashion_mnist`, `cifar10`, and scikit-learn's digits.
+
+What Keras models are fed beside images (tables, texts, series) is read by `trainer.keras_models.data`.
 
 Images are held in memory as bytes. Batches are a pure function of a seed and a position: each epoch is a
 pseudo-random permutation computed index by index, so nothing need be shuffled, stored or remembered.

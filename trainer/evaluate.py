@@ -17,9 +17,11 @@ from tqdm import tqdm
 from rnnprop_tf import pretrained
 from trainer import commands
 from trainer.evaluation import baselines
-from trainer.evaluation.compute import DEFAULT_STEPS, Evaluation, check_task, entrant
+from trainer.evaluation.competitors import competitor
+from trainer.evaluation.evaluation import Evaluation
 from trainer.evaluation.results import TUNING_SEED, Results
 from trainer.evaluation.summary import Summary
+from trainer.evaluation.tasks import KERAS_MODEL_STEPS, check_task
 from trainer.problems import catalog
 
 FLAGS = flags.FLAGS
@@ -27,10 +29,10 @@ FLAGS = flags.FLAGS
 
 def main(_: list[str]) -> None:
     try:
-        entrants = [entrant(os.path.expanduser(text)) for text in FLAGS.optimizers]
+        competitors = [competitor(os.path.expanduser(text)) for text in FLAGS.optimizers]
         names = list(catalog.PAPER_TASKS) if FLAGS.tasks == ["paper"] else FLAGS.tasks
         for name in names:
-            check_task(name, [one.name for one in entrants], FLAGS.steps)
+            check_task(name, [one.name for one in competitors], FLAGS.steps)
         if FLAGS.first_seed + FLAGS.runs > TUNING_SEED:
             raise ValueError(
                 f"runs: expected seeds below {TUNING_SEED}, where tuning's begin. "
@@ -43,7 +45,7 @@ def main(_: list[str]) -> None:
             print(f"{name}: final loss of {FLAGS.runs} runs")
             with tqdm(desc=name, unit="run", leave=False) as bar:
                 evaluation = Evaluation(results, name, FLAGS.steps, FLAGS.data_dir, lambda _: bar.update())
-                for one in entrants:
+                for one in competitors:
                     rate, values = evaluation.losses(one, seeds, tuning_seeds)
                     found = Summary(rate, np.array(values))
                     bar.write(f"  {f'{one.name} ({rate:.4g})':40s} {found}")
@@ -55,7 +57,7 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "tasks",
         ["mnist-nn-sigmoid-100"],
-        "names of trainer.problems.catalog or of trainer.problems.workloads, or 'paper' for the 22 tasks",
+        "names of trainer.problems.catalog or of trainer.keras_models.catalog, or 'paper' for the 22 tasks",
     )
     flags.DEFINE_list(
         "optimizers",
@@ -73,7 +75,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "steps",
         None,
-        f"steps a run; by default the task's own, {DEFAULT_STEPS} for Keras models",
+        f"steps a run; by default the task's own, {KERAS_MODEL_STEPS} for Keras models",
         lower_bound=1,
     )
     flags.DEFINE_string("out", None, "folder for the runs, a folder for each task", required=True)

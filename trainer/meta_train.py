@@ -21,7 +21,7 @@ from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
 from trainer import checkpoint, distribution, files, imitation, interrupts, meta_gradient, unroll
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
-from trainer.evaluation import curves
+from trainer.evaluation.unrolled_runner import LearnedRunner
 from trainer.meta_gradient import PeriodStart
 from trainer.problems import catalog
 from trainer.problems.base import Problem, Seed, unpack
@@ -115,7 +115,7 @@ class MetaTrainer:
         self._outer.build(self._weights)
         self._seed = tf.constant([config.seed, 0x524E4E], tf.int32)
         self._data_dir = data_dir
-        self._validation: curves.LearnedRunner | None = None
+        self._validation: LearnedRunner | None = None
         self._begin = tf.function(self._begin_episode, autograph=False)
         self._train = tf.function(self._train_period, autograph=False)
         self._imitate = tf.function(self._imitate_period, autograph=False)
@@ -369,9 +369,10 @@ class MetaTrainer:
         """The mean final loss on the first task, without tricks, from starts that nothing else uses."""
         if self._validation is None:
             problem = catalog.task(self.config.entries[0].task).build(self._data_dir)
-            self._validation = curves.LearnedRunner(problem, self.rule, self.weights(), self.config.alpha)
+            self._validation = LearnedRunner(problem, self.rule, self.weights())
         self._validation.network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
-        runs = (self._validation.run(self.config.steps, seed) for seed in VALIDATION_SEEDS)
+        run, config = self._validation.run, self.config
+        runs = (run(config.steps, seed, config.alpha) for seed in VALIDATION_SEEDS)
         return float(np.mean([run.final_loss for run in runs]))
 
     def checkpoint(self) -> Checkpoint:

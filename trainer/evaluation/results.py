@@ -5,6 +5,9 @@ written whole, so a computation that was interrupted goes on with the next one.
 
     FOLDER/TASK/runs.csv
     FOLDER/TASK/curves/OPTIMIZER--RATE--STEPS--FIRST_SEED.npy
+
+A file of curves is an array [runs, points] whose fields are the curves' columns, float32. Where curves have
+the loss of every step and no other column, the array holds that alone, as float16: three digits of it.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.lib.recfunctions import unstructured_to_structured
 
 from trainer import files
+from trainer.evaluation.runner import Curve
 
 CSV_FILE = "runs.csv"
 CURVES = "curves"
@@ -29,21 +34,20 @@ LOCK_FILE = ".lock"
 TUNING_SEED = 500_000
 """First of the seeds used for tuning, far from those of any reported run."""
 
-VARYING = ("settling", "beta_3")
+VARIED_HYPERPARAMETERS = ("settling", "beta_3")
 """Hyperparameters that weights are shipped with several values of."""
 
 
 def short_digest(config: Mapping[str, Any]) -> str:
-    """What tells weights from others of the same name, and from the same network with other `VARYING`.
+    """What tells weights from others of the same name, and from the same network with other hyperparameters.
 
     Args:
         config: `config.json` of a weight folder.
     """
     digest = config["digest"].removeprefix("sha256:")[:12]
     hyperparameters = config["hyperparameters"]
-    return "-".join(
-        [digest, *(f"{hyperparameters[name]:.10g}" for name in VARYING if name in hyperparameters)]
-    )
+    varied = (name for name in VARIED_HYPERPARAMETERS if name in hyperparameters)
+    return "-".join([digest, *(f"{hyperparameters[name]:.10g}" for name in varied)])
 
 
 class Cell(NamedTuple):
@@ -74,9 +78,7 @@ class Row(NamedTuple):
     seconds: float
     """What the run took, compilation included where it was the first."""
     curves: str
-    """The NumPy file that holds the curves; none for tuning. Of optimizees [runs, steps], the loss of each
-    step's batch as float16, three digits of it; of Keras models [runs, points, columns], float32, see
-    `fits.COLUMNS`."""
+    """The NumPy file that holds the curves; none for tuning."""
     curve: int
     """The run's row in that file."""
 
@@ -112,14 +114,17 @@ class Results:
         """The runs of that cell that are there, by seed, tuning included."""
         return sorted((row for row in self.rows if row.cell == cell), key=lambda row: row.seed)
 
-    def curves(self, rows: Sequence[Row]) -> np.ndarray:
-        """The curves of runs of equal length, float32, see `Row.curves`."""
+    def curves(self, rows: Sequence[Row]) -> Curve:
+        """The curves of runs of one length, each column [runs, points], float32."""
         loaded = {place: self._load(*place) for place in {(row.task, row.curves) for row in rows}}
-        return np.stack([loaded[row.task, row.curves][row.curve] for row in rows])
+        columns = loaded[rows[0].task, rows[0].curves]
+        return {
+            name: np.stack([loaded[row.task, row.curves][name][row.curve] for row in rows])
+            for name in columns
+        }
 
-    def _load(self, task: str, name: str) -> np.ndarray:
-        content = files.read(os.path.join(self._folder, task, CURVES, name))
-        return np.load(io.BytesIO(content), allow_pickle=False).astype(np.float32)
+    def _load(self, task: str, name: str) -> Curve:
+        return _decoded(files.read(os.path.join(self._folder, task, CURVES, name)))
 
     def add(
         self,
@@ -127,9 +132,9 @@ class Results:
         seeds: Sequence[int],
         final_losses: Sequence[float],
         seconds: Sequence[float],
-        curves: np.ndarray | None = None,
+        curves: Sequence[Curve] | None = None,
     ) -> None:
-        """Writes runs of one cell: the curves, if they are to be kept, see `Row.curves`, then the rows.
+        """Writes runs of one cell: the curves, if they are to be kept, then the rows.
 
         Raises:
             OSError: writing failed.
@@ -139,12 +144,8 @@ class Results:
             if curves is not None:
                 by = "-".join(filter(None, (cell.optimizer.strip("/").replace("/", "_"), cell.weights)))
                 name = f"{by}--{cell.learning_rate:.6g}--{cell.steps}--{seeds[0]}.npy"
-                content = io.BytesIO()
-                kept = np.float16 if curves.ndim == 2 else np.float32  # A step's number needs float32.
-                with np.errstate(over="ignore"):  # A loss beyond float16's range is kept as infinite.
-                    np.save(content, curves.astype(kept), allow_pickle=False)
                 path = os.path.join(self._folder, cell.task, CURVES, name)
-                files.write_atomically(path, content.getvalue())
+                files.write_atomically(path, _encoded(curves))
             runs = zip(seeds, final_losses, seconds, strict=True)
             self.rows += [Row(*cell, *run, name, k) for k, run in enumerate(runs)]
             text = io.StringIO()
@@ -152,6 +153,29 @@ class Results:
             writer.writerow(Row._fields)
             writer.writerows(row for row in self.rows if row.task == cell.task)
             files.write_atomically(os.path.join(self._folder, cell.task, CSV_FILE), text.getvalue().encode())
+
+
+def _encoded(curves: Sequence[Curve]) -> bytes:
+    """A file of the curves of runs."""
+    columns = {name: np.stack([curve[name] for curve in curves]) for name in curves[0]}
+    content = io.BytesIO()
+    if columns.keys() == {"step", "loss"} and (columns["step"] == np.arange(columns["step"].shape[1])).all():
+        with np.errstate(over="ignore"):  # A loss beyond float16's range is kept as infinite.
+            np.save(content, columns["loss"].astype(np.float16), allow_pickle=False)
+    else:
+        fields = np.dtype([(name, np.float32) for name in columns])
+        values = np.stack([*columns.values()], axis=-1)
+        np.save(content, unstructured_to_structured(values, fields), allow_pickle=False)
+    return content.getvalue()
+
+
+def _decoded(content: bytes) -> Curve:
+    """The curves of a file, each column [runs, points], float32."""
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    if array.dtype.names is None:
+        loss = array.astype(np.float32)
+        return {"step": np.broadcast_to(np.arange(loss.shape[1], dtype=np.float32), loss.shape), "loss": loss}
+    return {name: array[name] for name in array.dtype.names}
 
 
 def _locked(folder: str) -> io.IOBase:

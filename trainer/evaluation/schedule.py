@@ -13,22 +13,26 @@ from tqdm import tqdm
 
 from rnnprop_tf import pretrained
 from trainer.evaluation import baselines
-from trainer.evaluation.compute import Entrant, Evaluation, entrant, learned
-from trainer.evaluation.experiments import Block
+from trainer.evaluation.block import Block
+from trainer.evaluation.competitors import Competitor, competitor, learned
+from trainer.evaluation.evaluation import Evaluation
 from trainer.evaluation.results import TUNING_SEED, Results
 from trainer.evaluation.summary import summary
+from trainer.keras_models.catalog import KERAS_MODELS
 
 MILLISECONDS_A_STEP: Mapping[str, tuple[float, float]] = {
-    "mnist-nn": (4.0, 0.6),
-    "sin_lstm": (3.0, 1.5),
-    "vgg-mnist-fc1": (50.0, 40.0),
-    "vgg-mnist-fc2": (120.0, 80.0),
-    "vgg-cifar-fc1": (75.0, 60.0),
-    "vgg-cifar-fc2": (160.0, 110.0),
-    "keras-": (6.0, 3.0),
+    **dict.fromkeys(("sin_lstm", "sin_lstm-x2", "sin_lstm-no001"), (3.0, 1.5)),
+    "vgg-mnist-fc1-conv2-pool1-100": (50.0, 40.0),
+    "vgg-mnist-fc2-conv4-pool2-100": (120.0, 80.0),
+    "vgg-cifar-fc1-conv2-pool1-100": (75.0, 60.0),
+    "vgg-cifar-fc2-conv4-pool2-100": (160.0, 110.0),
+    **dict.fromkeys(KERAS_MODELS, (6.0, 3.0)),
 }
-"""By the beginning of a task's name: a step with a learned and with a traditional optimizer, final loss
-included, where two tasks run at once on two cores of an AMD EPYC. Only for the estimate of what is left."""
+"""By task: a step with a learned and with a traditional optimizer, final loss included, where two tasks run
+at once on two cores of an AMD EPYC. Only for the estimate of what is left."""
+
+MLP_MILLISECONDS_A_STEP = (4.0, 0.6)
+"""The same of every other task."""
 
 SECONDS_TO_COMPILE = 5.0
 """For an optimizer and a task."""
@@ -41,13 +45,13 @@ class StoppedError(Exception):
     """The runs were asked to stop."""
 
 
-def find(names: Sequence[str], folders: Sequence[str]) -> dict[str, Entrant]:
+def find(names: Sequence[str], folders: Sequence[str]) -> dict[str, Competitor]:
     """The optimizers of these names that are there: weights ship, or lie in one of these folders."""
     found = {}
     for name in dict.fromkeys(names):
         beside = [path for folder in folders if os.path.isdir(path := os.path.join(folder, name))]
         if name in baselines.OPTIMIZERS:
-            found[name] = entrant(name)
+            found[name] = competitor(name)
         elif name in pretrained.list_pretrained():
             found[name] = learned(name, name)
         elif beside:
@@ -55,21 +59,21 @@ def find(names: Sequence[str], folders: Sequence[str]) -> dict[str, Entrant]:
     return found
 
 
-def cost(blocks: Iterable[Block], entrants: Mapping[str, Entrant], results: Results) -> float:
+def cost(blocks: Iterable[Block], competitors: Mapping[str, Competitor], results: Results) -> float:
     """About how many seconds of one core the runs of these blocks take that the results lack.
 
     What several of them run alike is counted once.
     """
     largest: dict[tuple[str, int, str], Block] = {}
     for block in blocks:
-        for name in filter(entrants.__contains__, block.optimizers):
+        for name in filter(competitors.__contains__, block.optimizers):
             place = block.task, block.steps, name
             largest[place] = max(block, largest.get(place, block), key=lambda one: one.runs)
-    return sum(_cost(name, block, entrants[name], results) for (_, _, name), block in largest.items())
+    return sum(_cost(name, block, competitors[name], results) for (_, _, name), block in largest.items())
 
 
-def _cost(name: str, block: Block, one: Entrant, results: Results) -> float:
-    """Of one optimizer's runs."""
+def _cost(name: str, block: Block, one: Competitor, results: Results) -> float:
+    """What one optimizer's missing runs take, in seconds."""
     cells = [row for row in results.rows if row[:2] == (block.task, name) and row.steps == block.steps]
     tuned = one.rate is not None or any(row.seed in range(block.runs) for row in cells)
     digest = one.cell(block.task, 0.0, block.steps).weights
@@ -80,9 +84,7 @@ def _cost(name: str, block: Block, one: Entrant, results: Results) -> float:
         runs += max(rates * block.tuning_runs - len(cells), 0)
     if runs <= 0:
         return 0.0
-    learned_ms, traditional_ms = next(
-        times for prefix, times in MILLISECONDS_A_STEP.items() if block.task.startswith(prefix)
-    )
+    learned_ms, traditional_ms = MILLISECONDS_A_STEP.get(block.task, MLP_MILLISECONDS_A_STEP)
     return runs * block.steps * (learned_ms if one.weights else traditional_ms) / 1_000 + SECONDS_TO_COMPILE
 
 
@@ -96,7 +98,7 @@ def _search(name: str, block: Block, results: Results) -> tuple[range, Sequence[
 
 def run(
     blocks: Sequence[Block],
-    entrants: Mapping[str, Entrant],
+    competitors: Mapping[str, Competitor],
     results: Results,
     data_dir: str | None,
     jobs: int,
@@ -104,8 +106,8 @@ def run(
     """Makes the runs that are missing, the longest tasks first.
 
     Args:
-        blocks: what to run; optimizers that are not among the entrants are left out.
-        entrants: from `find`.
+        blocks: what to run; optimizers that are not among the competitors are left out.
+        competitors: from `find`.
         results: where to write.
         data_dir: TFDS's folder, its default where None.
         jobs: how many tasks run at once. Beyond the number of cores there is nothing to gain.
@@ -117,7 +119,7 @@ def run(
     by_task: dict[tuple[str, int], list[Block]] = defaultdict(list)
     for block in sorted(blocks, key=lambda one: one.steps):
         by_task[block.task, block.after or block.steps].append(block)
-    costs = {place: cost(shared, entrants, results) for place, shared in by_task.items()}
+    costs = {place: cost(shared, competitors, results) for place, shared in by_task.items()}
     stop = threading.Event()
     total = round(sum(costs.values()))
     with tqdm(total=total, bar_format=BAR, smoothing=0.01) as bar:
@@ -133,8 +135,8 @@ def run(
                 evaluation = Evaluation(results, place[0], steps, data_dir, after_run)
                 for block in alike:
                     tuning_seeds = range(TUNING_SEED, TUNING_SEED + block.tuning_runs)
-                    for name in filter(entrants.__contains__, block.optimizers):
-                        one = entrants[name]
+                    for name in filter(competitors.__contains__, block.optimizers):
+                        one = competitors[name]
                         search = _search(name, block, results) if one.rate is None else ()
                         evaluation.losses(one, range(block.runs), tuning_seeds, *search)
 

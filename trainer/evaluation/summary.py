@@ -12,6 +12,13 @@ from trainer.evaluation.results import TUNING_SEED, Results, Row
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
+TIE = 0.01
+"""Means that differ by less than this share are called tied, whatever their intervals."""
+
+
+class NotRunError(Exception):
+    """Runs that are needed are not there."""
+
 
 class Interval(NamedTuple):
     """A mean and its bootstrap interval."""
@@ -105,3 +112,30 @@ def difference(ours: Summary, theirs: Summary) -> Interval:
     by_seed = [dict(zip(one.seeds, one.losses, strict=True)) for one in (ours, theirs)]
     with np.errstate(invalid="ignore"):
         return bootstrap(np.array([by_seed[0][seed] - by_seed[1][seed] for seed in both]))
+
+
+def verdict(ours: Summary, theirs: Summary) -> str:
+    """won, tied or lost: tied within 1 % or where the interval of the paired difference holds 0.
+
+    A mean that is not finite, as some run diverged, loses against one that is.
+    """
+    finite = math.isfinite(ours.mean), math.isfinite(theirs.mean)
+    if not all(finite):
+        return "tied" if not any(finite) else "won" if finite[0] else "lost"
+    gap = difference(ours, theirs)
+    if abs(ours.mean / theirs.mean - 1) < TIE or gap.low <= 0 <= gap.high:
+        return "tied"
+    return "won" if gap.mean < 0 else "lost"
+
+
+def mean_curve(results: Results, task: str, steps: int, optimizer: str, window: int) -> np.ndarray:
+    """The loss by step, mean over runs and over windows of steps, [steps // window].
+
+    Raises:
+        NotRunError: there are no runs.
+    """
+    rows = reported(results, task, steps, optimizer)
+    if not rows:
+        raise NotRunError(f"{optimizer} on {task}")
+    curve = results.curves(rows)["loss"].mean(axis=0)
+    return curve[: len(curve) // window * window].reshape(-1, window).mean(axis=1)

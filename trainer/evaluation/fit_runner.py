@@ -1,4 +1,7 @@
-"""Runs of Keras models under `fit`, as users make them: losses, accuracy and seconds along the way."""
+"""Runs of Keras models under `fit`, as users make them: losses, accuracy and seconds along the way.
+
+The curve's columns are `COLUMNS`. The final loss is the training loss at the end.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from trainer.evaluation.curves import Run
-from trainer.problems.workloads import CLASSIFIED, Data, Workload
+from trainer.evaluation.runner import Curve, Run, Runner
+from trainer.keras_models.catalog import CLASSIFIED, KerasModel
+from trainer.keras_models.data import Data
 
 POINTS = 10
 """How often a run is measured, at equal distances."""
@@ -24,9 +28,10 @@ EVALUATED = 2_000
 AT_ONCE = 20
 """The most steps that Keras makes in one execution."""
 
-COLUMNS = ("step", "seconds", "train_loss", "validation_loss", "validation_accuracy")
-"""Of a run's curve, [POINTS, columns]. Seconds are those of the steps, without compilation and measuring;
-accuracy is NaN where the model is no classifier. Losses are those of the model as it predicts."""
+COLUMNS = ("step", "loss", "validation_loss", "validation_accuracy", "seconds")
+"""Columns of a run's curve, each [POINTS]. `loss` is the training loss; both losses are those of the model as
+it predicts. Accuracy is NaN where the model is no classifier. Seconds are those of the steps, without
+compilation and measuring."""
 
 _SEEDING = threading.Lock()
 """Keras's initialisers draw from seeds of the process, which runs side by side share."""
@@ -72,71 +77,67 @@ class _Watch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._measured.append(self._measure())
 
-    def curve(self) -> np.ndarray:
-        """[epochs, `COLUMNS`]. The first execution, in which each `fit` sets up, counts as a usual one."""
+    def curve(self) -> Curve:
+        """One point each epoch. The first execution, in which each `fit` sets up, counts as a usual one."""
         usual = statistics.median(self._durations[1:])
         seconds = np.cumsum([usual, *self._durations[1:]])
         epochs = len(self._measured)
         ends = np.arange(1, epochs + 1)
         each = len(seconds) // epochs
-        return np.column_stack([ends * self.params["steps"], seconds[ends * each - 1], self._measured])
+        measured = np.transpose(self._measured)
+        columns = (ends * self.params["steps"], *measured, seconds[ends * each - 1])
+        return dict(zip(COLUMNS, columns, strict=True))
 
 
-class FitRunner:
-    """Trains one workload with one optimizer; traced once."""
+class FitRunner(Runner):
+    """Trains one Keras model with one optimizer."""
 
     def __init__(
         self,
-        workload: Workload,
+        model: KerasModel,
         make_optimizer: Callable[[Any], keras.optimizers.Optimizer],
         cosine: bool = False,
         data_dir: str | None = None,
     ) -> None:
         """
         Args:
-            workload: what to train.
-            make_optimizer: makes it from a learning rate, a schedule or a callable.
+            model: what to train.
+            make_optimizer: makes the optimizer from a schedule, or a callable that gives the learning rate.
             cosine: let the learning rate fall to 0 over a run.
             data_dir: TFDS's folder, its default where None.
         """
-        self._workload = workload
-        self._train, self._validation = workload.load(data_dir)
-        self._rate, self._steps = tf.Variable(0.0), tf.Variable(1.0)
+        self._spec = model
+        self._train, self._validation = model.load(data_dir)
+        self._rate, self._steps = tf.Variable(0.0), tf.Variable(1.0)  # Set by each run.
         rate = Cosine(self._rate, self._steps) if cosine else lambda: self._rate.read_value()
         self._optimizer = make_optimizer(rate)
         with _SEEDING:
-            self._model = workload.model()
+            self._model = model.make()
         self._optimizer.build(self._model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self._optimizer.variables]
         self._predict = tf.function(lambda x: self._model(x, training=False), autograph=False)
         self._compiled_for = 0
 
-    def tune(self, learning_rate: float) -> None:
-        """The learning rate of the runs to come."""
-        self._rate.assign(learning_rate)
-
-    def run(self, steps: int, seed: int) -> Run:
-        """Trains for `steps` steps from the start and with the batches that `seed` draws.
-
-        Returns:
-            The training loss at the end, and a curve of `COLUMNS`.
+    def run(self, steps: int, seed: int, learning_rate: float) -> Run:
+        """As for any runner.
 
         Raises:
             ValueError: the steps cannot be measured evenly.
         """
         check_steps(steps)
+        self._rate.assign(learning_rate)
         if self._compiled_for != steps:
             self._compile(steps)
         self._begin(steps, seed)
         watch = _Watch(self._measure)
         self._fit(steps, seed, epochs=POINTS, steps_per_epoch=steps // POINTS, callbacks=[watch])
         curve = watch.curve()
-        return Run(curve, float(curve[-1, 2]))
+        return Run(curve, float(curve["loss"][-1]))
 
     def _compile(self, steps: int) -> None:
         """Traces, which is not to count."""
         at_once = math.gcd(AT_ONCE, steps // POINTS)
-        self._model.compile(self._optimizer, self._workload.loss, steps_per_execution=at_once)
+        self._model.compile(self._optimizer, self._spec.loss, steps_per_execution=at_once)
         self._compiled_for = steps
         self._begin(steps, seed=0)
         self._fit(at_once, seed=0, steps_per_epoch=at_once)
@@ -145,7 +146,7 @@ class FitRunner:
         """The seed's start, and an optimizer that has seen nothing."""
         with _SEEDING:
             keras.utils.set_random_seed(seed)
-            start = self._workload.model().get_weights()
+            start = self._spec.make().get_weights()
         self._model.set_weights(start)
         for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
@@ -158,12 +159,12 @@ class FitRunner:
         """Batches for so many steps, in epoch-shuffled order."""
         x, y = self._train
         rng = np.random.default_rng(seed)
-        epochs = math.ceil(steps * self._workload.batch_size / len(x))
+        epochs = math.ceil(steps * self._spec.batch_size / len(x))
         order = np.concatenate([rng.permutation(len(x)) for _ in range(epochs)])
         constants = tf.constant(x), tf.constant(y)
         return (
             tf.data.Dataset.from_tensor_slices(order)
-            .batch(self._workload.batch_size, drop_remainder=True)
+            .batch(self._spec.batch_size, drop_remainder=True)
             .map(lambda chosen: tuple(tf.gather(part, chosen) for part in constants))
             .prefetch(2)
         )
@@ -176,7 +177,7 @@ class FitRunner:
     def _loss_and_accuracy(self, data: Data) -> tuple[float, float]:
         x, y = (part[:: math.ceil(len(part) / EVALUATED)] for part in data)
         predicted = self._predict(tf.constant(x))
-        loss = float(tf.reduce_mean(keras.losses.get(self._workload.loss)(y, predicted)))
-        if self._workload.loss != CLASSIFIED:
+        loss = float(tf.reduce_mean(keras.losses.get(self._spec.loss)(y, predicted)))
+        if self._spec.loss != CLASSIFIED:
             return loss, math.nan
         return loss, float(np.mean(np.argmax(predicted, axis=-1) == y))

@@ -1,15 +1,15 @@
-"""Optimization runs as the paper judges them: a loss curve and a final loss, for a given seed.
+"""Runs of the paper's optimizees, unrolled in compiled chunks of steps.
 
-A seed fixes the starting point and the order of the data, the same for every optimizer, so that runs of two
-optimizers with the same seed can be compared as a pair.
+The curve has no further columns: its losses are those of each step's batch before the step. The final loss is
+the mean loss of the final parameters over all the batches met (section 5, Figure 3).
 """
 
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from rnnprop_tf.network import Network
 from rnnprop_tf.rule import Rule
+from trainer.evaluation.runner import Run, Runner
 from trainer.problems.base import Problem
 from trainer.unroll import loss_and_gradient, start, unroll
 
@@ -24,17 +25,8 @@ CHUNK = 100
 """Steps a compiled call: what bounds the memory of long runs."""
 
 
-class Run(NamedTuple):
-    """One optimizee, optimized once."""
-
-    curve: np.ndarray
-    """[steps], the loss of each step's batch before the step."""
-    final_loss: float
-    """The mean loss of the final parameters over all the batches met (section 5, Figure 3)."""
-
-
-class Runner(ABC):
-    """Runs one optimizer on one problem; compiled at the first run, cheap to call again."""
+class UnrolledRunner(Runner):
+    """Runs one optimizer on one problem."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -45,25 +37,29 @@ class Runner(ABC):
         )
         self._losses = self._compile(self._losses_at)
 
-    def run(self, steps: int, seed: int) -> Run:
-        """Optimizes for `steps` steps from the start that `seed` draws."""
+    def run(self, steps: int, seed: int, learning_rate: float) -> Run:
         start_seed, data_seed = tf.unstack(tf.random.split(tf.constant([seed, 0x45564C], tf.int32)))
         params, constants = self._draw(start_seed)
         curve = []
-        progress = self._start(params)
+        progress = self._start(params, learning_rate)
         for batches, count in self._chunks(data_seed, steps):
-            progress, losses = self._advance(progress, constants, batches, count)
+            progress, losses = self._advance(progress, constants, batches, count, learning_rate)
             curve.append(losses)
         params = self._params(progress)
         final = [self._losses(params, constants, b, n) for b, n in self._chunks(data_seed, steps)]
-        return Run(np.concatenate(curve), float(np.mean(np.concatenate(final), dtype=np.float64)))
+        return Run(
+            {"step": np.arange(steps, dtype=np.float32), "loss": np.concatenate(curve)},
+            float(np.mean(np.concatenate(final), dtype=np.float64)),
+        )
 
     @abstractmethod
-    def _start(self, params: tf.Tensor) -> Any:
+    def _start(self, params: tf.Tensor, learning_rate: float) -> Any:
         """The optimizer's progress before the first step."""
 
     @abstractmethod
-    def _advance(self, progress: Any, constants: Any, batches: Any, count: int) -> tuple[Any, tf.Tensor]:
+    def _advance(
+        self, progress: Any, constants: Any, batches: Any, count: int, learning_rate: float
+    ) -> tuple[Any, tf.Tensor]:
         """`count` steps further, and their losses [count]."""
 
     @abstractmethod
@@ -79,56 +75,61 @@ class Runner(ABC):
         return _for_each_batch(batches, count, lambda batch: self._problem.loss(params, constants, batch))
 
 
-class LearnedRunner(Runner):
+class LearnedRunner(UnrolledRunner):
     """A learned rule, run by the same unroll that meta-training uses."""
 
-    def __init__(self, problem: Problem, rule: Rule, network: Network, alpha: float) -> None:
+    def __init__(self, problem: Problem, rule: Rule, network: Network) -> None:
         super().__init__(problem)
         self._rule = rule
         self.network = tf.nest.map_structure(tf.convert_to_tensor, network)
-        self._alpha = alpha
         self._steps = self._compile(self._unroll)
 
-    def _start(self, params: tf.Tensor) -> Any:
+    def _start(self, params: tf.Tensor, learning_rate: float) -> Any:
         return start(self._rule, self.network, params)
 
-    def _advance(self, progress: Any, constants: Any, batches: Any, count: int) -> tuple[Any, tf.Tensor]:
-        return self._steps(self.network, progress, constants, batches, count)
+    def _advance(
+        self, progress: Any, constants: Any, batches: Any, count: int, learning_rate: float
+    ) -> tuple[Any, tf.Tensor]:
+        return self._steps(self.network, progress, constants, batches, count, float(learning_rate))
 
     def _params(self, progress: Any) -> tf.Tensor:
         return progress.params
 
-    def _unroll(self, network: Network, carry: Any, constants: Any, batches: Any, count: int) -> Any:
-        carry, met = unroll(self._problem, self._rule, network, self._alpha, carry, constants, batches, count)
+    def _unroll(
+        self, network: Network, carry: Any, constants: Any, batches: Any, count: int, alpha: float
+    ) -> tuple[Any, tf.Tensor]:
+        """Traced for each alpha: a program that holds it as a number is what meta-training has too."""
+        carry, met = unroll(self._problem, self._rule, network, alpha, carry, constants, batches, count)
         return carry, met.losses
 
 
-class KerasRunner(Runner):
-    """One of Keras's own optimizers, at any learning rate."""
+class KerasRunner(UnrolledRunner):
+    """A Keras optimizer at any learning rate."""
 
-    def __init__(self, problem: Problem, optimizer: keras.optimizers.Optimizer) -> None:
+    def __init__(self, problem: Problem, make_optimizer: Callable[[Any], keras.optimizers.Optimizer]) -> None:
+        """
+        Args:
+            problem: what to optimize.
+            make_optimizer: makes the optimizer from a callable that gives the learning rate.
+        """
         super().__init__(problem)
-        self._optimizer = optimizer
+        self._rate = tf.Variable(0.0)  # Set by each run.
+        self._optimizer = make_optimizer(lambda: self._rate.read_value())
         self._variable = tf.Variable(tf.zeros([problem.size]))
-        optimizer.build([self._variable])
-        self._initial = [tf.convert_to_tensor(v.value) for v in optimizer.variables]
+        self._optimizer.build([self._variable])
+        self._initial = [tf.convert_to_tensor(v.value) for v in self._optimizer.variables]
         self._steps = self._compile(self._loop)
 
-    def tune(self, learning_rate: float) -> None:
-        """The learning rate of the runs to come."""
-        self._initial[self._learning_rate_index()] = tf.constant(learning_rate, tf.float32)
-
-    def _learning_rate_index(self) -> int:
-        paths = [v.path for v in self._optimizer.variables]
-        return next(k for k, path in enumerate(paths) if path.endswith("learning_rate"))
-
-    def _start(self, params: tf.Tensor) -> Any:
+    def _start(self, params: tf.Tensor, learning_rate: float) -> Any:
+        self._rate.assign(learning_rate)
         self._variable.assign(params)
         for variable, value in zip(self._optimizer.variables, self._initial, strict=True):
             variable.assign(value)
         return None
 
-    def _advance(self, progress: Any, constants: Any, batches: Any, count: int) -> tuple[Any, tf.Tensor]:
+    def _advance(
+        self, progress: Any, constants: Any, batches: Any, count: int, learning_rate: float
+    ) -> tuple[Any, tf.Tensor]:
         return None, self._steps(constants, batches, count)
 
     def _params(self, progress: Any) -> tf.Tensor:

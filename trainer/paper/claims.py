@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.evaluation.experiments import (
+from trainer.evaluation.results import Results
+from trainer.evaluation.summary import NotRunError, Summary, mean_curve, summary, tuning, verdict
+from trainer.paper.experiments import (
     ACTIVATIONS,
     BASE,
     CNNS,
@@ -16,11 +18,11 @@ from trainer.evaluation.experiments import (
     DM_TRICKS,
     FIGURE_9,
     FIGURE_9_STEPS,
-    LONGER,
-    LONGER_STEPS,
     NO_CONVEX,
     NO_CONVEX_5000,
     NO_SCALING,
+    OTHER_OPTIMIZEES,
+    OTHER_OPTIMIZEES_STEPS,
     RELU,
     RNNPROP,
     RNNPROP_5000,
@@ -29,9 +31,7 @@ from trainer.evaluation.experiments import (
     TRADITIONAL,
     at_iteration,
 )
-from trainer.evaluation.results import Results
-from trainer.evaluation.summary import Summary, reported, summary, tuning
-from trainer.evaluation.tables import best_traditional, number, verdict
+from trainer.paper.tables import best_traditional, number
 from trainer.problems.catalog import PAPER_TASKS
 
 HOLDS, IN_PART, FAILS = "holds", "holds in part", "does not hold"
@@ -45,10 +45,6 @@ COMPARABLE = 1.1
 """Losses are comparable up to this ratio."""
 ADAMS_INTERVAL = (0.004, 0.01)
 """Where the paper's Adam beats RNNprop after 10,000 steps."""
-
-
-class NotRunError(Exception):
-    """Runs that a claim needs are not there."""
 
 
 class Finding(NamedTuple):
@@ -148,19 +144,6 @@ def _comparable_at_2000(results: Results) -> Finding:
         _all([one.verdict == HOLDS for one in findings]),
         f"RNNprop {findings[0].numbers}; DMoptimizer {findings[1].numbers}",
     )
-
-
-def mean_curve(results: Results, task: str, steps: int, optimizer: str, window: int) -> np.ndarray:
-    """The loss by step, mean over runs and over windows of steps, [steps // window].
-
-    Raises:
-        NotRunError: there are no runs.
-    """
-    rows = reported(results, task, steps, optimizer)
-    if not rows:
-        raise NotRunError(f"{optimizer} on {task}")
-    curve = results.curves(rows).mean(axis=0)
-    return curve[: len(curve) // window * window].reshape(-1, window).mean(axis=1)
 
 
 def _long_run(results: Results) -> Finding:
@@ -293,7 +276,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "5.1",
         "On other optimizees RNNprop's ability for longer horizons is similar (here: two, 2,000 steps).",
-        lambda results: _comparable(results, RNNPROP, LONGER, LONGER_STEPS),
+        lambda results: _comparable(results, RNNPROP, OTHER_OPTIMIZEES, OTHER_OPTIMIZEES_STEPS),
     ),
     Claim(
         "5.2",

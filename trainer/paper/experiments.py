@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from rnnprop_tf import pretrained
 from trainer.evaluation.baselines import ADAM_DEFAULT, ADAMW_COSINE, STRIDES, TRADITIONAL
+from trainer.evaluation.block import Block
+from trainer.keras_models.catalog import TEST, VALIDATION
 from trainer.problems.catalog import PAPER_TASKS
-from trainer.problems.workloads import TEST, VALIDATION
 
 RNNPROP = "rnnprop-paper"
 DM = "dm-paper"
@@ -34,19 +34,20 @@ DEFAULT = pretrained.DEFAULT
 SETTLING = f"{DEFAULT}-settling"
 """The same network under the rule whose steps become smaller."""
 OURS = (DEFAULT, SETTLING)
-LONG_STEPS = (2_000, 10_000)
-LONG_TASKS = (RELU, DEPTHS[2], CNNS[0])
-"""Run for `LONG_STEPS` too, to judge the default weights by; the base MLP's are among the paper's."""
-LONG_RIVALS = ("momentum", "rmsprop", "adam")
-"""Of ours on a CNN for so long, where a run takes minutes."""
+LONG_RUN_STEPS = (2_000, 10_000)
+LONG_RUN_TASKS = (RELU, DEPTHS[2], CNNS[0])
+"""Tasks run for `LONG_RUN_STEPS` too, to judge the default weights by; the base MLP's are the paper's."""
+LONG_RUN_CNN_BASELINES = ("momentum", "rmsprop", "adam")
+"""The only traditional optimizers on a CNN for so long, where a run takes minutes."""
 PEER = "vita-rnnprop-cl-il"
 """RNNprop weights of others, VITA-Group/L2O-Training-Techniques', read by `trainer.convert`."""
-BESIDE = (ADAM_DEFAULT, RNNPROP, PEER)
-"""Others that ours are shown beside, on the 22 tasks and on longer runs."""
-RIVALS = (ADAM_DEFAULT, "adam", ADAMW_COSINE)
-"""Of ours on Keras models."""
-WORKLOAD_RUNS: Mapping[int, int] = {200: 6, 2_000: 4, 10_000: 2}
-"""By steps, of each optimizer on each Keras model."""
+COMPARED_WITH = (ADAM_DEFAULT, RNNPROP, PEER)
+"""Other optimizers that the default weights are compared with on the 22 tasks and on longer runs, beside the
+traditional ones."""
+KERAS_MODEL_BASELINES = (ADAM_DEFAULT, "adam", ADAMW_COSINE)
+"""What the default weights are compared with on Keras models."""
+KERAS_MODEL_RUNS: Mapping[int, int] = {200: 6, 2_000: 4, 10_000: 2}
+"""How many runs each optimizer has on each Keras model, by steps."""
 
 
 def at_iteration(name: str, iteration: int) -> str:
@@ -59,8 +60,8 @@ def replicate(name: str, seed: int) -> str:
     return f"{name}-seed{seed}"
 
 
-LONGER, LONGER_STEPS = (RELU, DEPTHS[2]), 2_000
-"""Of the other optimizees that section 5.1 says to have been run for longer, without naming them."""
+OTHER_OPTIMIZEES, OTHER_OPTIMIZEES_STEPS = (RELU, DEPTHS[2]), 2_000
+"""In place of the other optimizees that section 5.1 says to have been run for longer, without naming them."""
 FIGURE_9_STEPS = 1_000
 RNNPROP_5000, NO_CONVEX_5000 = (at_iteration(name, 5_000) for name in (RNNPROP, NO_CONVEX))
 FIGURE_9 = (RNNPROP_5000, NO_SCALING, NO_CONVEX_5000, DM, DM_TRICKS)
@@ -70,24 +71,6 @@ TABLE_4 = tuple(at_iteration(name, k) for k in TABLE_4_ITERATIONS for name in (R
 REPLICATES = tuple(replicate(name, seed) for name in REPLICATED for seed in REPLICATE_SEEDS)
 
 
-class Block(NamedTuple):
-    """Optimizers on one task."""
-
-    task: str
-    steps: int
-    optimizers: tuple[str, ...]
-    """Learned ones by the name of their weights; traditional ones are tuned."""
-    runs: int
-    """Of each, seeds from 0."""
-    tuning_runs: int
-    """At each learning rate tried."""
-    strides: tuple[int, ...] = STRIDES
-    """See `baselines.tune`."""
-    after: int = 0
-    """Steps of a block of the same task that is run before; tuning begins around the rates that were best
-    there. 0: around none."""
-
-
 def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps: int | None = None) -> Block:
     steps = steps or PAPER_TASKS[task].steps
     if task == "mnist-nn-sigmoid-10000":  # Figure 3 shows the whole grid.
@@ -95,7 +78,7 @@ def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps
     if steps > 100 and task in CNNS:
         return Block(task, steps, optimizers, runs=3, tuning_runs=1, after=_before(steps))
     if steps == 10_000:
-        return Block(task, steps, optimizers, runs=5, tuning_runs=2, after=LONG_STEPS[0])
+        return Block(task, steps, optimizers, runs=5, tuning_runs=2, after=LONG_RUN_STEPS[0])
     if steps >= FIGURE_9_STEPS:
         return Block(task, steps, optimizers, runs=10, tuning_runs=3)
     if task in CNNS:
@@ -103,17 +86,22 @@ def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps
     return Block(task, steps, optimizers, runs=100, tuning_runs=5)
 
 
-def _workloads(names: Iterable[str]) -> tuple[Block, ...]:
+def _keras_models(names: Iterable[str]) -> tuple[Block, ...]:
     return tuple(
-        Block(name, steps, (*OURS, *RIVALS), WORKLOAD_RUNS[steps], tuning_runs=1, after=_before(steps))
-        for steps in WORKLOAD_RUNS
+        Block(name, steps, (*OURS, *KERAS_MODEL_BASELINES), runs, tuning_runs=1, after=_before(steps))
+        for steps, runs in KERAS_MODEL_RUNS.items()
         for name in names
     )
 
 
+def long_run_baselines(task: str) -> tuple[str, ...]:
+    """The traditional optimizers that are run for `LONG_RUN_STEPS`."""
+    return LONG_RUN_CNN_BASELINES if task in CNNS else TRADITIONAL
+
+
 def _before(steps: int) -> int:
     """`Block.after`: a search over all rates is too dear for the longest runs."""
-    return LONG_STEPS[0] if steps == LONG_STEPS[1] else 0
+    return LONG_RUN_STEPS[0] if steps == LONG_RUN_STEPS[1] else 0
 
 
 PAPER: dict[str, tuple[Block, ...]] = {
@@ -128,7 +116,9 @@ PAPER: dict[str, tuple[Block, ...]] = {
     "figure7": tuple(_block(task) for task in CNNS),
     "figure8": (_block("sin_lstm"),),
     "figure9": (_block(RELU, FIGURE_9, FIGURE_9_STEPS),),
-    "longer": tuple(_block(task, (RNNPROP, *TRADITIONAL), LONGER_STEPS) for task in LONGER),
+    "longer": tuple(
+        _block(task, (RNNPROP, *TRADITIONAL), OTHER_OPTIMIZEES_STEPS) for task in OTHER_OPTIMIZEES
+    ),
     "scorecard": tuple(_block(task) for task in PAPER_TASKS),
     "replicates": (
         *(_block(task, (*REPLICATES, "adam"))._replace(runs=20) for task in ACTIVATIONS),
@@ -139,15 +129,15 @@ PAPER: dict[str, tuple[Block, ...]] = {
 
 BEYOND: dict[str, tuple[Block, ...]] = {
     "default": (
-        *(_block(task, (*OURS, *BESIDE, *TRADITIONAL)) for task in PAPER_TASKS),
+        *(_block(task, (*OURS, *COMPARED_WITH, *TRADITIONAL)) for task in PAPER_TASKS),
         *(
-            _block(task, (*OURS, *BESIDE, *(LONG_RIVALS if task in CNNS else TRADITIONAL)), steps)
-            for steps in LONG_STEPS
-            for task in LONG_TASKS
+            _block(task, (*OURS, *COMPARED_WITH, *long_run_baselines(task)), steps)
+            for steps in LONG_RUN_STEPS
+            for task in LONG_RUN_TASKS
         ),
     ),
-    "workloads": _workloads(VALIDATION),
-    "workloads-test": _workloads(TEST),
+    "keras-models": _keras_models(VALIDATION),
+    "keras-models-test": _keras_models(TEST),
 }
 """What our weights are judged by: the paper's tasks, some of them for longer, and Keras models."""
 

@@ -7,36 +7,38 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from trainer.evaluation import experiments
-from trainer.evaluation.experiments import (
+from trainer.evaluation.results import Results
+from trainer.evaluation.summary import Summary, reported, summary, verdict
+from trainer.paper import experiments
+from trainer.paper.experiments import (
     ACTIVATIONS,
     ADAM_DEFAULT,
     BASE,
-    BESIDE,
     BEYOND,
-    CNNS,
+    COMPARED_WITH,
     DEFAULT,
     DM,
+    KERAS_MODEL_BASELINES,
+    KERAS_MODEL_RUNS,
     LEARNED,
-    LONG_RIVALS,
+    LONG_RUN_CNN_BASELINES,
     NO_CONVEX,
     NO_SCALING,
+    OTHER_OPTIMIZEES,
+    OTHER_OPTIMIZEES_STEPS,
     OURS,
     RELU,
     REPLICATE_SEEDS,
     REPLICATED,
-    RIVALS,
     RNNPROP,
     SETTLING,
     SINES,
     TABLE_4_ITERATIONS,
     TRADITIONAL,
-    WORKLOAD_RUNS,
     at_iteration,
+    long_run_baselines,
     replicate,
 )
-from trainer.evaluation.results import Results
-from trainer.evaluation.summary import Summary, difference, reported, summary
 from trainer.problems.catalog import PAPER_TASKS
 
 PAPER_TABLE_2: Mapping[str, Mapping[str, float]] = {
@@ -57,10 +59,6 @@ PAPER_TABLE_4: Mapping[str, Mapping[int, Sequence[float]]] = {
 """By task and iterations: Adam, RNNprop, RNNprop without the convex part."""
 
 STEPS = {name: task.steps for name, task in PAPER_TASKS.items()}
-
-TIE = 0.01
-"""Means that differ by less than this share are called tied, whatever their intervals."""
-
 
 NEAR = 1.1
 """Up to this ratio a mean counts as near that of a tuned Adam."""
@@ -129,27 +127,13 @@ def table4(results: Results) -> str:
 
 def best_traditional(results: Results, task: str, steps: int) -> tuple[str, Summary] | None:
     """The one of the lowest mean final loss, NaN the highest; None where not all were run."""
-    names = LONG_RIVALS if task in CNNS and steps != STEPS[task] else TRADITIONAL
+    names = TRADITIONAL if steps == STEPS[task] else long_run_baselines(task)
     found = {name: summary(results, task, steps, name) for name in names}
     there = {name: one for name, one in found.items() if one is not None}
     if len(there) < len(names):
         return None
     best = min(there, key=lambda name: (math.isnan(there[name].mean), there[name].mean))
     return best, there[best]
-
-
-def verdict(ours: Summary, theirs: Summary) -> str:
-    """won, tied or lost: tied within 1 % or where the interval of the paired difference holds 0.
-
-    A mean that is not finite, as some run diverged, loses against one that is.
-    """
-    finite = math.isfinite(ours.mean), math.isfinite(theirs.mean)
-    if not all(finite):
-        return "tied" if not any(finite) else "won" if finite[0] else "lost"
-    gap = difference(ours, theirs)
-    if abs(ours.mean / theirs.mean - 1) < TIE or gap.low <= 0 <= gap.high:
-        return "tied"
-    return "won" if gap.mean < 0 else "lost"
 
 
 def scorecard(
@@ -171,6 +155,11 @@ def scorecard(
         rows.append([task, f"{steps:,}", cell(ours), rival, f"{ratios[-1]:.3f}", verdicts[-1]])
     table = markdown(["task", "steps", optimizer, "best traditional", "ratio", ""], rows)
     return f"{table}\n\n{_count(ratios, verdicts)}" if any(map(math.isfinite, ratios)) else table
+
+
+def other_optimizees(results: Results) -> str:
+    """The optimizees run for longer in place of those that the paper does not name."""
+    return scorecard(results, RNNPROP, [(task, OTHER_OPTIMIZEES_STEPS) for task in OTHER_OPTIMIZEES])
 
 
 def _tally(verdicts: Sequence[str]) -> str:
@@ -238,7 +227,7 @@ def _spread(found: Sequence[Summary | None]) -> str:
 def default(results: Results) -> str:
     """Ours on the 22 tasks and on longer runs."""
     places = list(dict.fromkeys((block.task, block.steps) for block in BEYOND["default"]))
-    names = (*OURS, *BESIDE)
+    names = (*OURS, *COMPARED_WITH)
     rows = [
         [f"{task}, {steps:,}", *(cell(summary(results, task, steps, name)) for name in names)]
         for task, steps in places
@@ -247,7 +236,7 @@ def default(results: Results) -> str:
         *_judged(results, DEFAULT, places),
         f"The same network under the rule whose steps become smaller once gradients have, {SETTLING}:",
         *_judged(results, SETTLING, places),
-        f"On the CNN's long runs the traditional ones are {', '.join(LONG_RIVALS)} alone.",
+        f"On the CNN's long runs the traditional ones are {', '.join(LONG_RUN_CNN_BASELINES)} alone.",
         "Both beside others:",
         markdown(["task, steps", *names], rows),
     )
@@ -264,7 +253,7 @@ def _above_the_start(results: Results, optimizer: str, places: Iterable[tuple[st
     for task, steps in places:
         if not (rows := reported(results, task, steps, optimizer)):
             continue
-        starts = results.curves(rows)[:, 0]
+        starts = results.curves(rows)["loss"][:, 0]
         ends = [row.final_loss for row in rows]
         count = sum(not end <= ABOVE * start for end, start in zip(ends, starts, strict=True))
         above += [f"{count} of {task} ({steps:,} steps)"] if count else []
@@ -273,7 +262,7 @@ def _above_the_start(results: Results, optimizer: str, places: Iterable[tuple[st
     return f"Of {runs:,} runs of {optimizer} these ended more than {share} above their first loss: {listed}."
 
 
-def workloads(results: Results, experiment: str) -> str:
+def keras_models(results: Results, experiment: str) -> str:
     """Ours on Keras models: training losses, and what the model was worth at the end."""
     preface = (
         "Keras's own initialisers, `fit`. Losses are those of the model as it predicts, on at most 2,000 "
@@ -281,7 +270,7 @@ def workloads(results: Results, experiment: str) -> str:
         "the training loss of a run with another seed, adam-default is Adam at 0.001. Seconds depend on what "
         "else ran beside: compare them where the report ran with `--jobs=1`."
     )
-    names = (*OURS, *RIVALS)
+    names = (*OURS, *KERAS_MODEL_BASELINES)
     by_block = {
         block: {name: summary(results, block.task, block.steps, name) for name in names}
         for block in BEYOND[experiment]
@@ -293,7 +282,13 @@ def workloads(results: Results, experiment: str) -> str:
         place = f"{block.task}, {block.steps:,}"
         ratios = (_ratio(found[name], found["adam"]) for name in OURS)
         shown = ["" if ratio is None else f"{ratio:.3f}" for ratio in ratios]
-        losses.append([place, *(cell(one, rate=name in RIVALS[1:]) for name, one in found.items()), *shown])
+        losses.append(
+            [
+                place,
+                *(cell(one, rate=name in KERAS_MODEL_BASELINES[1:]) for name, one in found.items()),
+                *shown,
+            ]
+        )
         ends.append([place, *(_end(results, block, name) for name in names)])
     titles = ("Training loss", "Validation loss, accuracy where there is one, seconds of training")
     parts = (
@@ -313,14 +308,14 @@ def _near_rivals(by_block: Mapping[experiments.Block, Mapping[str, Summary | Non
     """By number of steps: on how many Keras models ours end below Adam as it comes, and near tuned ones."""
     lines = []
     for name in OURS:
-        for steps in WORKLOAD_RUNS:
+        for steps in KERAS_MODEL_RUNS:
             counts = []
-            for rival, most in zip(RIVALS, (1.0, NEAR, NEAR), strict=True):
+            for rival, most in zip(KERAS_MODEL_BASELINES, (1.0, NEAR, NEAR), strict=True):
                 pairs = [(one[name], one[rival]) for block, one in by_block.items() if block.steps == steps]
                 good = [_within(ours, theirs, most) for ours, theirs in pairs if ours and theirs]
                 counts.append(f"{sum(good)} of {len(good)}")
             lines.append([name, f"{steps:,}", *counts])
-    near = [f"at most {NEAR:g} times {rival}, tuned" for rival in RIVALS[1:]]
+    near = [f"at most {NEAR:g} times {rival}, tuned" for rival in KERAS_MODEL_BASELINES[1:]]
     return markdown(["", "steps", f"at most {ADAM_DEFAULT}", *near], lines)
 
 
@@ -334,6 +329,9 @@ def _end(results: Results, block: experiments.Block, name: str) -> str:
     rows = reported(results, block.task, block.steps, name)
     if not rows:
         return "not run"
-    _, seconds, _, loss, accuracy = results.curves(rows)[:, -1].mean(axis=0)
+    curves = results.curves(rows)
+    loss, accuracy, seconds = (
+        curves[name][:, -1].mean() for name in ("validation_loss", "validation_accuracy", "seconds")
+    )
     measured = [number(loss), *([] if math.isnan(accuracy) else [f"{accuracy:.3f}"]), f"{seconds:.1f} s"]
     return ", ".join(measured)

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from trainer.evaluation.claims import NotRunError, mean_curve
-from trainer.evaluation.experiments import (
+from trainer.evaluation.results import Results
+from trainer.evaluation.summary import NotRunError, mean_curve, reported, summary, tuning
+from trainer.paper.experiments import (
     BEYOND,
     CNNS,
     DEFAULT,
@@ -24,19 +25,17 @@ from trainer.evaluation.experiments import (
     DM_TRICKS,
     FIGURE_9,
     FIGURE_9_STEPS,
+    KERAS_MODEL_BASELINES,
     NO_CONVEX,
     NO_CONVEX_5000,
     NO_SCALING,
     OURS,
     RELU,
-    RIVALS,
     RNNPROP,
     RNNPROP_5000,
     TRADITIONAL,
     Block,
 )
-from trainer.evaluation.results import Results
-from trainer.evaluation.summary import reported, summary, tuning
 from trainer.problems.catalog import PAPER_TASKS
 
 COLOURS: Mapping[str, str] = {
@@ -149,7 +148,7 @@ def learned_update(npz: bytes) -> Figure:
     return figure
 
 
-def workloads(results: Results, experiment: str) -> Figure:
+def keras_models(results: Results, experiment: str) -> Figure:
     """Validation loss by seconds of training, of the longest runs of each Keras model."""
     longest = {block.task: block.steps for block in BEYOND[experiment] if _there(results, block)}
     figure, grid = plt.subplots(
@@ -160,9 +159,10 @@ def workloads(results: Results, experiment: str) -> Figure:
         layout="constrained",
     )
     for axes, (task, steps) in zip(grid[0], longest.items(), strict=False):
-        for name in (*OURS, *RIVALS):
+        for name in (*OURS, *KERAS_MODEL_BASELINES):
             if rows := reported(results, task, steps, name):
-                _, seconds, _, loss, _ = results.curves(rows).mean(axis=0).T
+                curves = results.curves(rows)
+                seconds, loss = (curves[column].mean(axis=0) for column in ("seconds", "validation_loss"))
                 axes.plot(seconds, loss, "o-", ms=2, label=name)
         axes.set(title=f"{task}, {steps:,} steps", xlabel="seconds", xscale="log", yscale="log")
         axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade the labels overlap
@@ -185,8 +185,8 @@ FIGURES: Mapping[str, Callable[[Results], Figure]] = {
     "figure7": lambda results: _panels(results, CNNS),
     "figure8": lambda results: _panels(results, ["sin_lstm"]),
     "figure9": figure9,
-    "workloads": lambda results: workloads(results, "workloads"),
-    "workloads-test": lambda results: workloads(results, "workloads-test"),
+    "keras-models": lambda results: keras_models(results, "keras-models"),
+    "keras-models-test": lambda results: keras_models(results, "keras-models-test"),
 }
 
 

@@ -1,0 +1,107 @@
+"""What optimizers are evaluated on, by name: the optimizees of the catalog and the Keras models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from trainer.evaluation import baselines
+from trainer.evaluation.competitors import Competitor
+from trainer.evaluation.fit_runner import FitRunner, check_steps
+from trainer.evaluation.runner import Runner
+from trainer.evaluation.unrolled_runner import KerasRunner, LearnedRunner
+from trainer.keras_models.catalog import KERAS_MODELS, KerasModel
+from trainer.problems import catalog
+
+MakeRunner: TypeAlias = Callable[[Competitor], Runner]
+"""Makes what runs an optimizer on one task."""
+
+KERAS_MODEL_STEPS = 200
+"""Steps of a Keras model's run, where none are named."""
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """What an optimizer can be run on."""
+
+    name: str
+    steps: int
+    """Steps of a run, where none are named."""
+
+    @abstractmethod
+    def check(self, optimizers: Collection[str], steps: int) -> None:
+        """That optimizers of these names can be run for so many steps.
+
+        Raises:
+            ValueError: they cannot.
+        """
+
+    @abstractmethod
+    def load(self, data_dir: str | None) -> MakeRunner:
+        """Reads the data; `data_dir` is TFDS's folder, its default where None."""
+
+
+@dataclass(frozen=True)
+class OptimizeeTask(Task):
+    """A problem, unrolled."""
+
+    build: catalog.Build
+
+    def check(self, optimizers: Collection[str], steps: int) -> None:
+        if baselines.ADAMW_COSINE in optimizers:
+            raise ValueError(
+                f"{baselines.ADAMW_COSINE}: expected Keras models as tasks. Received: {self.name}"
+            )
+
+    def load(self, data_dir: str | None) -> MakeRunner:
+        problem = self.build(data_dir)
+
+        def make(one: Competitor) -> Runner:
+            if one.weights is None:
+                return KerasRunner(problem, one.make)
+            return LearnedRunner(problem, one.weights.rule, one.weights.network)
+
+        return make
+
+
+@dataclass(frozen=True)
+class KerasModelTask(Task):
+    """A Keras model under `fit`."""
+
+    model: KerasModel
+
+    def check(self, optimizers: Collection[str], steps: int) -> None:
+        check_steps(steps)
+
+    def load(self, data_dir: str | None) -> MakeRunner:
+        return lambda one: FitRunner(self.model, one.make, one.name == baselines.ADAMW_COSINE, data_dir)
+
+
+TASKS: dict[str, Task] = {
+    **{name: OptimizeeTask(name, task.steps, task.build) for name, task in catalog.TASKS.items()},
+    **{name: KerasModelTask(name, KERAS_MODEL_STEPS, model) for name, model in KERAS_MODELS.items()},
+}
+"""All tasks that there are."""
+
+
+def task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in TASKS:
+        raise ValueError(f"No task named {name!r}. Expected one of {', '.join(TASKS)}.")
+    return TASKS[name]
+
+
+def check_task(name: str, optimizers: Collection[str] = (), steps: int | None = None) -> None:
+    """That there is such a task and that the optimizers can be run on it for so long.
+
+    Raises:
+        ValueError: not so.
+    """
+    found = task(name)
+    found.check(optimizers, steps or found.steps)

@@ -1,0 +1,155 @@
+"""Data of the Keras models: the image sets of `trainer.datasets`, and further ones that need no download.
+
+Those are scikit-learn's, the texts of Python's standard library (of the Python at hand), matplotlib's EEG and
+synthetic ones. Each loader takes TFDS's folder, None for its default, and gives the same data at every call.
+"""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import datasets
+
+Data: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Inputs and targets, examples first."""
+Splits: TypeAlias = tuple[Data, Data]
+"""For training and for validation."""
+Load: TypeAlias = Callable[[str | None], Splits]
+"""Reads the data; the argument is TFDS's folder, None for its default."""
+
+CHARACTERS, CONTEXT = 96, 24
+"""How many characters `characters` tells apart, and the length of its windows."""
+WORDS, LENGTH = 2_000, 16
+"""How many words `lines` numbers, the rare ones sharing 0, and the length of its pieces."""
+
+
+def digits(_: str | None) -> Splits:
+    """Images [N, 8, 8, 1] in [0, 1] and labels."""
+    train, test = (datasets.load("digits", split) for split in ("train", "test"))
+    return _pixels(train), _pixels(test)
+
+
+def images(name: str, pool: int, count: int = 10_000) -> Load:
+    """The first images of a data set, averaged over windows of pixels; a fifth as many for validation."""
+
+    def load(data_dir: str | None) -> Splits:
+        train, test = (
+            _pixels(datasets.pooled(datasets.first(datasets.load(name, split, data_dir), most), pool))
+            for split, most in (("train", count), ("test", count // 5))
+        )
+        return train, test
+
+    return load
+
+
+def _pixels(part: datasets.Images) -> Data:
+    return np.asarray(part.value(part.pixels, tf.float32)), part.labels
+
+
+def reconstructed(load: Load) -> Load:
+    """The inputs as their own targets."""
+
+    def loaded(data_dir: str | None) -> Splits:
+        (x, _), (held_out, _) = load(data_dir)
+        return (x, x), (held_out, held_out)
+
+    return loaded
+
+
+def _split(x: np.ndarray, y: np.ndarray) -> Splits:
+    """Every fifth example for validation."""
+    held_out = np.arange(len(x)) % 5 == 4
+    return (x[~held_out], y[~held_out]), (x[held_out], y[held_out])
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    mean, deviation = np.mean(x, axis=0, keepdims=True), np.std(x, axis=0, keepdims=True)
+    return ((x - mean) / deviation).astype(np.float32)
+
+
+def friedman(_: str | None) -> Splits:
+    """2,500 noisy values of a function of five of ten features."""
+    from sklearn.datasets import make_friedman1
+
+    x, y = make_friedman1(2_500, noise=1.0, random_state=0)
+    return _split(_standardised(x), _standardised(y[:, None]))
+
+
+def diabetes(_: str | None) -> Splits:
+    """442 patients, ten measurements, the disease's progress."""
+    from sklearn.datasets import load_diabetes
+
+    x, y = load_diabetes(return_X_y=True)
+    return _split(_standardised(x), _standardised(y[:, None]))
+
+
+def breast_cancer(_: str | None) -> Splits:
+    """569 samples of cells, 30 measurements, benign or not."""
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    return _split(_standardised(x), y)
+
+
+def ratings(_: str | None) -> Splits:
+    """20,000 ratings, 400 users of 300 items, of rank 4 with noise: pairs [N, 2] and [N, 1]."""
+    rng = np.random.default_rng(0)
+    users, items = rng.normal(size=(400, 4)), rng.normal(size=(300, 4))
+    # Some items are rated often, most of them rarely.
+    pairs = np.stack([rng.integers(400, size=20_000), (300 * rng.uniform(size=20_000) ** 2).astype(int)], 1)
+    value = np.sum(users[pairs[:, 0]] * items[pairs[:, 1]], axis=1) / 2
+    noisy = value + rng.normal(0.0, 0.3, len(pairs))
+    return _split(pairs, noisy.astype(np.float32)[:, None])
+
+
+def _source(module: str) -> str:
+    return (Path(sysconfig.get_paths()["stdlib"]) / f"{module}.py").read_text(encoding="utf-8")
+
+
+def characters(_: str | None) -> Splits:
+    """20,000 windows [N, CONTEXT] of a source text, and the character after each."""
+    text = np.frombuffer(_source("argparse").encode("ascii", "replace"), np.uint8)[:20_000].astype(np.int32)
+    text = np.clip(text - 31, 0, CHARACTERS - 1)  # 0 stands for line breaks
+    starts = np.arange(len(text) - CONTEXT)
+    windows = text[starts[:, None] + np.arange(CONTEXT)]
+    cut = len(starts) * 4 // 5
+    targets = text[CONTEXT:]
+    return (windows[:cut], targets[:cut]), (windows[cut + CONTEXT :], targets[cut + CONTEXT :])
+
+
+def lines(modules: tuple[str, ...]) -> Load:
+    """Word numbers [N, LENGTH] of pieces of source text, and the module that each is from."""
+
+    def load(data_dir: str | None) -> Splits:
+        found = []
+        for label, module in enumerate(modules):
+            words = re.findall(r"[A-Za-z]+|[^\sA-Za-z]", _source(module))
+            found += [(words[k : k + LENGTH], label) for k in range(0, len(words) - LENGTH, LENGTH)]
+        counts: dict[str, int] = {}
+        for words, _ in found:
+            for word in words:
+                counts[word] = counts.get(word, 0) + 1
+        common = sorted(counts, key=lambda word: (-counts[word], word))[: WORDS - 1]
+        number = {word: k + 1 for k, word in enumerate(common)}  # 0: a rarer word
+        x = np.array([[number.get(word, 0) for word in words] for words, _ in found], np.int32)
+        return _split(x, np.array([label for _, label in found], np.int32))
+
+    return load
+
+
+def eeg(_: str | None) -> Splits:
+    """Windows [N, 20, 4] of an EEG and the sample after each; the last quarter for validation."""
+    import matplotlib.cbook
+
+    path = matplotlib.cbook.get_sample_data("eeg.dat", asfileobj=False)
+    series: np.ndarray = _standardised(np.fromfile(path, float).reshape(-1, 4))
+    starts = np.arange(len(series) - 20)
+    windows, targets = series[starts[:, None] + np.arange(20)], series[20:]
+    return (windows[:580], targets[:580]), (windows[600:], targets[600:])
