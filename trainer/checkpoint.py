@@ -25,18 +25,19 @@ class Checkpoint(NamedTuple):
     """The state of a run between two iterations."""
 
     tensors: Mapping[str, np.ndarray]
-    """`network.NAME`: the weights; `outer.K`: the outer optimizer's variables in their order."""
+    """`network.NAME`: the weights, by the names of `network.tensor_shapes`; `outer.K`: the outer optimizer's
+    variables in their order; `estimator.NAME`: what the estimator keeps between episodes."""
     record: dict[str, Any]
     """JSON: "iteration", "config", running averages and counts; "interrupted" if it was not yet due."""
 
 
-def network_tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """The weights alone, by the names of `network.tensor_shapes`."""
-    prefix = "network."
+def part(checkpoint: Checkpoint, name: str) -> dict[str, np.ndarray]:
+    """The tensors below that name, such as "network", by the rest of their names."""
+    prefix = f"{name}."
     return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in checkpoint.tensors.items()
-        if name.startswith(prefix)
+        key.removeprefix(prefix): tensor
+        for key, tensor in checkpoint.tensors.items()
+        if key.startswith(prefix)
     }
 
 

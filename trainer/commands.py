@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from absl import app, flags
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the command line and calls `main`."""
-    app.run(main, flags_parser=parse)
+def run(main: Callable[[list[str]], None], may_be_empty: Collection[str] = ()) -> None:
+    """Parses the command line and calls `main`; for `may_be_empty` see `parse`."""
+    app.run(main, flags_parser=lambda argv: parse(argv, may_be_empty))
 
 
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], may_be_empty: Collection[str] = ()) -> list[str]:
     """Sets the flags. Returns the program's name, in a list.
+
+    Args:
+        argv: the program's name and its arguments.
+        may_be_empty: flags of text for which `--name=` is an answer: the setting is unset.
 
     Raises:
         SystemExit: a flag is unknown, missing, empty or of another type, or a word is no flag.
@@ -25,7 +29,7 @@ def parse(argv: list[str]) -> list[str]:
         raise SystemExit(_one_line(error)) from None
     if rest:
         raise SystemExit(f"Expected flags only, as in --name=value. Received: {' '.join(rest)}")
-    for flag in map(flags.FLAGS.__getitem__, flags.FLAGS):
+    for flag in (flags.FLAGS[name] for name in flags.FLAGS if name not in may_be_empty):
         if flag.present and flag.value in ("", []) and flag.default != flag.value:
             raise SystemExit(_nothing(flag))
     return [name]

@@ -7,10 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from trainer.meta_gradient import Objective
+from rnnprop_tf.network import Architecture
+from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
+from trainer.estimators.base import Objective
 from trainer.problems import catalog
 
-RULES = ("rnnprop", "dm")
+RULES: Mapping[str, type[Rule]] = {"rnnprop": RNNpropRule, "dm": DMRule}
+
+RENAMED = {
+    "tasks": "meta_batch_size",
+    "steps": "episode_steps",
+    "longest": "longest_episode",
+    "learning_rate": "outer_learning_rate",
+}
+"""Settings of version 0.1 by the names that they have now; cards and checkpoints still name them so."""
+RETIRED = ("doubling", "log_loss")
+"""Settings of version 0.1 that are gone; no weights that ship were made with them."""
 
 
 class Entry(NamedTuple):
@@ -32,10 +44,14 @@ class MetaTrainConfig:
     """A meta-training run. The defaults are the paper's for RNNprop (sections 4 and 5)."""
 
     rule: str = _setting("rnnprop", "update rule: rnnprop or dm (Andrychowicz et al. 2016)")
+    preprocess: str = _setting(
+        "20", "units of the network's layers before its LSTM, with commas between; empty for none"
+    )
+    lstm: str = _setting("20,20", "units of the network's LSTM layers, with commas between, bottom first")
     task: str = _setting(
         "mnist-nn-sigmoid-100",
         "optimizee, a name of trainer.problems.catalog; or several, with commas, of which episodes draw one; "
-        "NAME:STEPS for one whose episodes are no longer than that, whatever `longest` says",
+        "NAME:STEPS for one whose episodes are no longer than that, whatever `longest_episode` says",
     )
     initial: str = _setting("", "weights to begin with, a name or folder; fresh ones by default")
     teacher: str = _setting(
@@ -46,6 +62,11 @@ class MetaTrainConfig:
     teacher_warmup: int = _setting(
         0, "steps over which what is imitated rises to the teacher's full step, along a line; 0 for none"
     )
+    teacher_share: float = _setting(
+        0.0,
+        "share of the iterations in which the teacher has a part in the steps that are taken; its weight "
+        "falls from 1 to 0 along a line; 0 for none",
+    )
     scaling: float = _setting(3.0, "Random Scaling's log-range L for f (section 4.1); 0 for none")
     mixed_scaling: bool = _setting(
         False,
@@ -53,20 +74,15 @@ class MetaTrainConfig:
     )
     convex_dimension: int = _setting(20, "n of the convex function g (section 4.2); 0 for none")
     convex_scaling: float = _setting(1.0, "Random Scaling's log-range L for g; 0 for none")
-    tasks: int = _setting(1, "episodes per outer update, side by side")
+    meta_batch_size: int = _setting(1, "episodes per outer update, side by side")
     alpha: float = _setting(0.1, "learning rate of the rule, the bound on one step, Eq. (7)")
-    steps: int = _setting(100, "steps an episode; a multiple of the period")
-    longest: int = _setting(
-        0, "if above `steps`, episodes are of log-uniform length from `steps` to this, in whole periods"
+    episode_steps: int = _setting(100, "optimizer steps in an episode; a multiple of the period")
+    longest_episode: int = _setting(
+        0,
+        "if above `episode_steps`, episodes are of log-uniform length from that to this, in whole periods",
     )
     period: int = _setting(20, "steps between two outer updates, T of truncated BPTT")
-    doubling: bool = _setting(
-        False,
-        "outer updates at the end of an episode, at half of it, at a quarter and so on, each for all periods "
-        "since the one before; the first one for the mean loss, the others for the last",
-    )
     loss_weights: str = _setting("last", "the outer loss: last (w_T = 1) or mean (w_t = 1 for all)")
-    log_loss: bool = _setting(False, "take the logarithm of the losses")
     last_batches: int = _setting(1, "batches over which the last loss of a period is taken")
     sample: float = _setting(
         0.05, "share of the coordinates that the backward pass replays, in (0, 1]; 1 is exact, each once"
@@ -75,7 +91,7 @@ class MetaTrainConfig:
         False, "one tape over the whole unroll, the slow reference, in place of the replay"
     )
     iterations: int = _setting(15_000, "episodes to train for")
-    learning_rate: float = _setting(1e-4, "learning rate of the outer Adam")
+    outer_learning_rate: float = _setting(1e-4, "learning rate of the outer Adam")
     cosine_decay: bool = _setting(False, "let the outer learning rate fall to 0 over the run along a cosine")
     clipnorm: float = _setting(0.0, "bound on the meta-gradient's global norm; 0 for none")
     select: str = _setting(
@@ -89,35 +105,49 @@ class MetaTrainConfig:
         for entry in self.entries:
             catalog.task(entry.task)
         self._expect(self.rule in RULES, "rule", f"one of {', '.join(RULES)}")
+        for name, fewest in (("preprocess", 0), ("lstm", 1)):
+            layers = "layers of 1 or more units, such as 20,20"
+            expected = layers if fewest else f"{layers}, or nothing for none"
+            self._expect(len(self._units(name, expected)) >= fewest, name, expected)
         self._expect(self.select in ("train", "validation"), "select", "train or validation")
         self._expect(self.loss_weights in ("last", "mean"), "loss_weights", "last or mean")
-        for name in ("tasks", "steps", "period", "last_batches", "iterations", "checkpoint_every"):
+        for name in ("meta_batch_size", "episode_steps", "period", "last_batches", "iterations"):
             self._expect(getattr(self, name) >= 1, name, "at least 1")
-        for name in (
-            "scaling",
-            "convex_dimension",
-            "convex_scaling",
-            "clipnorm",
-            "longest",
-            "teacher_warmup",
-        ):
+        self._expect(self.checkpoint_every >= 1, "checkpoint_every", "at least 1")
+        for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm", "longest_episode"):
             self._expect(0 <= getattr(self, name) < float("inf"), name, "0 or more")
         self._expect(0 <= self.seed < 2**31, "seed", "a number from 0 to 2^31 - 1")
-        for name in ("alpha", "learning_rate"):
+        for name in ("alpha", "outer_learning_rate"):
             self._expect(0 < getattr(self, name) < float("inf"), name, "a positive number")
         self._expect(0 < self.sample <= 1, "sample", "a share above 0, up to 1")
-        self._expect(not 0 < self.longest < self.steps, "longest", f"0, or {self.steps} steps or more")
-        self._expect(self.steps % self.period == 0, "steps", f"a multiple of the period, {self.period}")
-        last = self.loss_weights == "last" and not self.plain_tape
-        self._expect(last or not self.doubling, "doubling", "the loss weights last, and no plain tape")
-        others = ("doubling", "plain_tape", "log_loss", "convex_dimension")
-        alone = not any(getattr(self, name) for name in others) and self.tasks == self.last_batches == 1
+        longest = self.longest_episode
         self._expect(
-            alone or not self.teacher, "teacher", f"none with {', '.join(others)}, tasks or last_batches"
+            not 0 < longest < self.episode_steps, "longest_episode", f"0, or {self.episode_steps} or more"
         )
-        self._expect(bool(self.teacher) or not self.teacher_warmup, "teacher_warmup", "0 without a teacher")
+        whole = self.episode_steps % self.period == 0
+        self._expect(whole, "episode_steps", f"a multiple of the period, {self.period}")
         longest = min(entry.longest for entry in self.entries)
-        self._expect(longest >= self.steps, "task", f"NAME or NAME:STEPS with {self.steps} steps or more")
+        steps = self.episode_steps
+        self._expect(longest >= steps, "task", f"NAME or NAME:STEPS with {steps} steps or more")
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        self._expect(self.teacher_warmup >= 0, "teacher_warmup", "0 or more")
+        self._expect(0 <= self.teacher_share <= 1, "teacher_share", "a share from 0 to 1")
+        if not self.teacher:
+            for name in ("teacher_warmup", "teacher_share"):
+                self._expect(not getattr(self, name), name, "0 without a teacher")
+            return
+        alone = not (self.plain_tape or self.convex_dimension)
+        alone = alone and self.meta_batch_size == self.last_batches == 1
+        others = "plain_tape, convex_dimension, meta_batch_size or last_batches"
+        self._expect(alone, "teacher", f"none with {others}")
+
+    def _units(self, name: str, expected: str) -> tuple[int, ...]:
+        """The units of the layers that a setting names."""
+        words = [word.strip() for word in getattr(self, name).split(",")] if getattr(self, name) else []
+        self._expect(all(word.isdecimal() and int(word) > 0 for word in words), name, expected)
+        return tuple(map(int, words))
 
     def _expect(self, holds: bool, name: str, expected: str) -> None:
         if not holds:
@@ -126,7 +156,7 @@ class MetaTrainConfig:
     @property
     def entries(self) -> list[Entry]:
         """The optimizees; one that is named twice is drawn twice as often."""
-        longest = max(self.steps, self.longest)
+        longest = max(self.episode_steps, self.longest_episode)
         found = []
         for text in self.task.split(","):
             name, _, own = text.partition(":")
@@ -135,44 +165,71 @@ class MetaTrainConfig:
         return found
 
     @property
-    def periods(self) -> int:
-        """Of the longest episode."""
-        return max(self.steps, self.longest) // self.period
+    def longest_periods(self) -> int:
+        """Periods in the longest episode."""
+        return max(self.episode_steps, self.longest_episode) // self.period
 
     @property
     def objective(self) -> Objective:
-        return Objective(
-            steps=self.period, weights=self.loss_weights, log=self.log_loss, last_batches=self.last_batches
-        )
+        """What a period makes small."""
+        return Objective(period=self.period, weights=self.loss_weights, last_batches=self.last_batches)
+
+    @property
+    def update_rule(self) -> Rule:
+        """The rule, with the paper's hyperparameters."""
+        return RULES[self.rule]()
+
+    @property
+    def architecture(self) -> Architecture:
+        """Sizes of the rule's network."""
+        preprocess, lstm = (self._units(name, "layers of units") for name in ("preprocess", "lstm"))
+        return Architecture(self.update_rule.inputs_size, preprocess, lstm)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> MetaTrainConfig:
-        """The inverse of `as_dict`; a setting that is missing, younger than a checkpoint, has its default.
+        """The inverse of `as_dict`, for settings of earlier versions too.
+
+        A setting that is missing, younger than a checkpoint, has its default; one that is gone is left out,
+        see `retired`.
 
         Raises:
             ValueError: a setting is none of ours, or its value cannot be.
         """
-        unknown = sorted(set(settings) - {field.name for field in dataclasses.fields(cls)})
+        named = {RENAMED.get(name, name): value for name, value in settings.items() if name not in RETIRED}
+        if "preprocess" not in named and named.get("rule") == "dm":
+            named["preprocess"] = ""  # In version 0.1 the rule decided.
+        unknown = sorted(set(named) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(
                 f"The run has settings that this version does not know: {', '.join(unknown)}. "
                 "Use the version of rnnprop_tf that began it."
             )
-        return cls(**settings)
+        return cls(**named)
+
+
+def retired(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a card or a checkpoint that were in use and are gone."""
+    return [name for name in RETIRED if settings.get(name)]
 
 
 PAPER_RNNPROP = MetaTrainConfig()
 PAPER_DM = MetaTrainConfig(
-    rule="dm", scaling=0.0, convex_dimension=0, loss_weights="mean", iterations=5_000, select="validation"
+    rule="dm",
+    preprocess="",
+    scaling=0.0,
+    convex_dimension=0,
+    loss_weights="mean",
+    iterations=5_000,
+    select="validation",
 )
 
 # An outer optimizer faster than the paper's, so that an hour on one core is enough.
 QUICK: dict[str, Any] = {
     "iterations": 2_000,
-    "learning_rate": 1e-3,
+    "outer_learning_rate": 1e-3,
     "cosine_decay": True,
     "clipnorm": 1.0,
     "last_batches": 4,
@@ -207,7 +264,7 @@ ON_MIXTURE: dict[str, Any] = {
     "initial": "rnnprop-quick",
     "mixed_scaling": True,
     "convex_dimension": 0,
-    "steps": 100,
+    "episode_steps": 100,
     "sample": 0.1,
     "cosine_decay": True,
     "clipnorm": 1.0,
@@ -226,29 +283,16 @@ PRESETS: dict[str, MetaTrainConfig] = {
     "quick-rnnprop": dataclasses.replace(PAPER_RNNPROP, **QUICK),
     "quick-rnnprop-no-scaling": dataclasses.replace(PAPER_RNNPROP, **QUICK, scaling=0.0, convex_scaling=0.0),
     "quick-dm": dataclasses.replace(PAPER_DM, **QUICK),
-    # Many small problems, and episodes of up to 3,200 steps.
-    "mixture": dataclasses.replace(
-        PAPER_RNNPROP,
-        **ON_MIXTURE,
-        longest=3_200,
-        period=20,
-        doubling=True,
-        log_loss=True,
-        last_batches=8,
-        iterations=6_000,
-        learning_rate=3e-4,
-        checkpoint_every=250,
-    ),
     # The steps of rnnprop-quick, but small ones at first.
     "rnnprop-1": dataclasses.replace(
         PAPER_RNNPROP,
         **ON_MIXTURE,
         teacher="rnnprop-quick",
         teacher_warmup=30,
-        longest=1_600,
+        longest_episode=1_600,
         period=50,
         iterations=1_000,
-        learning_rate=1e-3,
+        outer_learning_rate=1e-3,
         checkpoint_every=100,
     ),
     # What `make demo` does in two minutes.

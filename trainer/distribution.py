@@ -45,14 +45,16 @@ def _check_cluster(text: str) -> None:
 
 
 def tasks_per_replica(strategy: tf.distribute.Strategy, tasks: int) -> int:
-    """Each replica's share of the tasks.
+    """How many of the meta-batch's tasks each replica has.
 
     Raises:
-        ValueError: the replicas do not divide them.
+        ValueError: the replicas do not divide the tasks.
     """
     replicas = strategy.num_replicas_in_sync
     if tasks % replicas:
-        raise ValueError(f"tasks: expected a multiple of the {replicas} replicas. Received: {tasks}")
+        raise ValueError(
+            f"meta_batch_size: expected a multiple of the {replicas} replicas. Received: {tasks}"
+        )
     return tasks // replicas
 
 
@@ -66,8 +68,8 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return strategy.extended.should_checkpoint
 
 
-def meeting_of(strategy: tf.distribute.Strategy) -> Callable[[int], list[int]]:
-    """A function that tells each worker the numbers of all replicas' workers; they wait for each other."""
+def gatherer_of(strategy: tf.distribute.Strategy) -> Callable[[int], list[int]]:
+    """A function from each worker's number to those of all replicas' workers; they wait for each other."""
 
     @tf.function(autograph=False)
     def gather(value: tf.Tensor) -> tf.Tensor:

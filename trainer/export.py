@@ -23,7 +23,6 @@ from trainer import checkpoint, commands
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
 from trainer.evaluation.results import Results, Row, short_digest
-from trainer.meta_train import rule_of
 
 LICENCE = "Apache-2.0"
 
@@ -77,11 +76,11 @@ def export(
         raise ValueError(f"No runs in {results_dir}. Expected the --out folder of trainer.evaluate.")
     chosen = best_checkpoint(run_dir, iteration)
     config = MetaTrainConfig.from_dict(chosen.record["config"])
-    rule, _ = rule_of(config)
-    tensors = checkpoint.network_tensors(chosen)
+    rule = config.update_rule
+    tensors = checkpoint.part(chosen, "network")
     provenance: dict[str, Any] = {
         "recipe": recipe,
-        "meta_training": config.as_dict(),
+        "meta_training": chosen.record["config"],
         "seed": config.seed,
         "iterations": chosen.record["iteration"],
         "average_train_loss": chosen.record["average_loss"],

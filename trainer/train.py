@@ -38,6 +38,8 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
 }
 for _field in dataclasses.fields(MetaTrainConfig):
     _DEFINE[_field.type](_field.name, None, f"{_field.metadata['help']} (default: the preset's)")
+UNSETTABLE = [field.name for field in dataclasses.fields(MetaTrainConfig) if field.type == "str"]
+"""Settings that `--name=` unsets; the config says where it needs something."""
 
 
 def config_from_flags() -> MetaTrainConfig:
@@ -72,4 +74,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    commands.run(main, may_be_empty=UNSETTABLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -19,6 +20,18 @@ class Carry(NamedTuple):
     state: RuleState
     step: tf.Tensor
     """Steps made so far, a scalar of the parameters' dtype."""
+    partner: Any = ()
+    """The partner's state; `()` without one."""
+
+
+class Partner(NamedTuple):
+    """A second optimizer with a part in the steps that are taken."""
+
+    update: Callable[[Any, tf.Tensor, Observation, tf.Tensor], tuple[tf.Tensor, Any]]
+    """From its state, the gradient [N], the rule's observation of it and the step's number, from 1, to its
+    direction [N] and next state."""
+    weight: tf.Tensor
+    """Of its direction in the step, a scalar in [0, 1]; the rule's has the rest."""
 
 
 class Trajectory(NamedTuple):
@@ -32,10 +45,10 @@ class Trajectory(NamedTuple):
     """What the rule saw, each tensor with a first axis of T; None unless recorded."""
 
 
-def start(rule: Rule, network: Network, params: tf.Tensor) -> Carry:
-    """The carry before the first step of an episode."""
+def start(rule: Rule, network: Network, params: tf.Tensor, partner: Any = ()) -> Carry:
+    """The carry before the first step of an episode; `partner` is the partner's state then."""
     state = rule.initial_state(network, params.shape[0], params.dtype.name)
-    return Carry(params, state, tf.zeros([], params.dtype))
+    return Carry(params, state, tf.zeros([], params.dtype), partner)
 
 
 def loss_and_gradient(
@@ -58,6 +71,7 @@ def unroll(
     batches: Any,
     steps: int,
     record: bool = False,
+    partner: Partner | None = None,
 ) -> tuple[Carry, Trajectory]:
     """Makes `steps` steps, one for each batch, and returns their losses.
 
@@ -74,6 +88,7 @@ def unroll(
         batches: the problem's, at least `steps` of them.
         steps: T.
         record: keep the gradients and observations, as the meta-gradient needs them.
+        partner: shares in the steps; its state is the carry's. None: the rule makes them alone.
 
     Returns:
         The carry after the last step, and the trajectory.
@@ -103,7 +118,11 @@ def unroll(
         loss, gradient = loss_and_gradient(problem, carry.params, constants, batch)
         step = carry.step + 1.0
         observation, direction, state = apply_rule(network, carry.state, gradient, step)
-        carry = Carry(carry.params + alpha * direction, state, step)
+        partner_state = carry.partner
+        if partner is not None:
+            other, partner_state = partner.update(partner_state, gradient, observation, step)
+            direction = partner.weight * other + (1.0 - partner.weight) * direction
+        carry = Carry(carry.params + alpha * direction, state, step, partner_state)
         met = tf.nest.flatten((loss, gradient, observation))[: len(arrays)]
         return t + 1, carry, [array.write(t, value) for array, value in zip(arrays, met, strict=True)]
 
