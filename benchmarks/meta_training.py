@@ -18,10 +18,12 @@ import tensorflow as tf
 from absl import flags
 
 from rnnprop_tf import pretrained
-from trainer import commands, meta_gradient, unroll
+from trainer import commands
 from trainer.config import preset
-from trainer.meta_gradient import PeriodStart
-from trainer.meta_train import problem_of
+from trainer.episodes import problem_of
+from trainer.estimators.base import Estimator, Period
+from trainer.estimators.replay import Replay
+from trainer.estimators.tape import Tape
 
 FLAGS = flags.FLAGS
 
@@ -34,68 +36,63 @@ def flat(gradient: Any) -> np.ndarray:
 
 def main(_: list[str]) -> None:
     config = preset("paper-rnnprop")
-    problem = problem_of(config, config.task, FLAGS.data_dir, config.tasks)
+    problem = problem_of(config, config.task, FLAGS.data_dir, config.meta_batch_size)
     weights = pretrained.load(pretrained.DEFAULT)
     rule, objective = weights.rule, config.objective
     network = tf.nest.map_structure(tf.constant, weights.network)
 
+    settings = {"rule": rule, "alpha": config.alpha, "objective": objective}
+    ways: dict[str, Estimator] = {
+        f"replayed, share {share}": Replay(**settings, sample=share) for share in SHARES
+    }
+    ways |= {"replayed, all": Replay(**settings, sample=1.0), "plain tape, graph": Tape(**settings)}
+
     @tf.function
     def begin(seed: tf.Tensor) -> Any:
-        draw = problem.draw(seed)
-        return unroll.start(rule, network, draw.params), draw.constants
+        return ways["replayed, all"].begin(problem, network, problem.draw(seed), seed)
 
     @tf.function
     def batches_of(seed: tf.Tensor) -> Any:
         return problem.batches(seed, tf.constant(0, tf.int64), objective.batches)
 
-    def estimator(share: float | None) -> Callable[..., Any]:
-        sample = None if share is None else int(share * problem.size)
-
+    def compiled(way: Estimator) -> Callable[..., Any]:
         @tf.function(autograph=False)
-        def estimate(carry: Any, constants: Any, batches: Any, seed: tf.Tensor) -> Any:
-            start = PeriodStart(problem, rule, network, config.alpha, objective, carry, constants, batches)
-            return meta_gradient.replayed(start, sample, seed)
+        def estimate(episode: Any, batches: Any, seed: tf.Tensor) -> Any:
+            return way.estimate(Period(problem, network, episode, batches, seed, tf.constant(0.0)))
 
         return estimate
 
-    @tf.function(autograph=False)
-    def plain(carry: Any, constants: Any, batches: Any, seed: tf.Tensor) -> Any:
-        start = PeriodStart(problem, rule, network, config.alpha, objective, carry, constants, batches)
-        return meta_gradient.taped(start)
-
-    ways = {f"replayed, share {share}": estimator(share) for share in SHARES}
-    exact = estimator(None)
-    ways |= {"replayed, all": exact, "plain tape, graph": plain}
+    estimates = {name: compiled(way) for name, way in ways.items()}
     seed = tf.constant([1, 2])
-    carry, constants = begin(seed)
+    episode = begin(seed)
     batches = batches_of(seed)
 
-    seconds: dict[str, list[float]] = {name: [] for name in ["input pipeline", *ways]}
+    seconds: dict[str, list[float]] = {name: [] for name in ["input pipeline", *estimates]}
     for _round in range(FLAGS.rounds + 1):
         begin_at = time.perf_counter()
         tf.nest.map_structure(lambda b: b.numpy(), batches_of(seed))
         seconds["input pipeline"].append(time.perf_counter() - begin_at)
-        for name, way in ways.items():
+        for name, estimate in estimates.items():
             begin_at = time.perf_counter()
-            flat(way(carry, constants, batches, seed).gradient)
+            flat(estimate(episode, batches, seed).gradient)
             seconds[name].append(time.perf_counter() - begin_at)
     print("ms per task-step, median (first call in brackets, seconds)")
     for name, times in seconds.items():
-        print(f"  {name:24s} {1e3 * np.median(times[1:]) / objective.steps:6.2f} ({times[0]:.1f})")
+        print(f"  {name:24s} {1e3 * np.median(times[1:]) / objective.period:6.2f} ({times[0]:.1f})")
 
     print("root mean square of the meta-gradient's deviation, as a share of its norm")
-    episodes = []
+    truths = []
     own_noise: dict[float, list[float]] = {share: [] for share in SHARES}
     for k in range(FLAGS.episodes):
-        carry, constants = begin(tf.constant([k, 4]))
+        episode = begin(tf.constant([k, 4]))
         batches = batches_of(tf.constant([k, 5]))
-        truth = flat(exact(carry, constants, batches, seed).gradient)
-        episodes.append(truth)
+        truth = flat(estimates["replayed, all"](episode, batches, seed).gradient)
+        truths.append(truth)
         for share in SHARES:
-            drawn = ways[f"replayed, share {share}"](carry, constants, batches, tf.constant([k, 3])).gradient
+            drawn = estimates[f"replayed, share {share}"](episode, batches, tf.constant([k, 3])).gradient
             own_noise[share].append(float(np.sum((flat(drawn) - truth) ** 2)))
-    mean = np.mean(episodes, 0)
-    between = float(np.mean([np.sum((episode - mean) ** 2) for episode in episodes]))
+    mean = np.mean(truths, 0)
+    between = float(np.mean([np.sum((truth - mean) ** 2) for truth in truths]))
     print(f"  between episodes           {np.sqrt(between) / np.linalg.norm(mean):6.2f}")
     for share, squares in own_noise.items():
         added = float(np.mean(squares))

@@ -17,7 +17,6 @@ from studies import losses
 from trainer import checkpoint, commands
 from trainer.config import MetaTrainConfig
 from trainer.evaluation.unrolled_runner import LearnedRunner
-from trainer.meta_train import rule_of
 from trainer.problems import catalog
 
 FLAGS = flags.FLAGS
@@ -30,13 +29,12 @@ def main(_: list[str]) -> None:
         checkpoint.load(checkpoint.path_of(FLAGS.run_dir, k)) for k in checkpoint.iterations(FLAGS.run_dir)
     ]
     config = MetaTrainConfig.from_dict(saved[0].record["config"])
-    rule, architecture = rule_of(config)
 
     def network_of(one: checkpoint.Checkpoint) -> Network:
-        return coordinatewise.from_tensors(checkpoint.network_tensors(one), architecture)
+        return coordinatewise.from_tensors(checkpoint.part(one, "network"), config.architecture)
 
     runners = {
-        task: LearnedRunner(catalog.task(task).build(None), rule, network_of(saved[0]))
+        task: LearnedRunner(catalog.task(task).build(None), config.update_rule, network_of(saved[0]))
         for task in FLAGS.tasks
     }
     seeds = range(FIRST_SEED, FIRST_SEED + FLAGS.runs)
@@ -46,7 +44,7 @@ def main(_: list[str]) -> None:
         cells = []
         for runner in runners.values():
             runner.network = tf.nest.map_structure(tf.convert_to_tensor, network_of(one))
-            found = losses.final_losses(runner, config.steps, seeds, config.alpha)
+            found = losses.final_losses(runner, config.episode_steps, seeds, config.alpha)
             cells += [f"{found.mean():.4f}", f"{found.std(ddof=1) / np.sqrt(len(found)):.4f}"]
         losses.print_row(f"{one.record['iteration']:,}", f"{one.record['average_loss']:.4f}", *cells)
 

@@ -49,11 +49,18 @@ ALLOWED = {
     "trainer.keras_models.catalog": "keras trainer.keras_models.data trainer.keras_models.models",
     # Where rules meet problems, and what stands on it.
     "trainer.unroll": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base",
-    "trainer.meta_gradient": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"
+    # Ways to estimate the outer gradient: one interface, a module each.
+    "trainer.estimators": "",
+    "trainer.estimators.base": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"
     " trainer.unroll",
-    "trainer.imitation": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"
-    " trainer.unroll trainer.meta_gradient",
-    "trainer.config": "rnnprop_tf.network rnnprop_tf.rule trainer.problems.catalog trainer.meta_gradient",
+    "trainer.estimators.tape": "tensorflow trainer.estimators.base trainer.unroll",
+    "trainer.estimators.replay": "tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.estimators.base"
+    " trainer.problems.base trainer.unroll",
+    "trainer.estimators.imitation": "tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.estimators.base"
+    " trainer.estimators.replay trainer.problems.base trainer.unroll",
+    "trainer.config": "rnnprop_tf.network rnnprop_tf.rule trainer.problems.catalog trainer.estimators.base",
+    "trainer.estimators.catalog": "tensorflow rnnprop_tf.pretrained trainer.config trainer.estimators.base"
+    " trainer.estimators.tape trainer.estimators.replay trainer.estimators.imitation",
     "trainer.checkpoint": "numpy safetensors tensorflow rnnprop_tf.network trainer.config trainer.files",
     # Evaluation: runs are computed, then read.
     "trainer.evaluation": "",
@@ -94,11 +101,12 @@ ALLOWED = {
     # Meta-training, which evaluates as it goes.
     "trainer.distribution": "tensorflow",
     "trainer.interrupts": "",
-    "trainer.meta_train": "keras numpy tensorflow tqdm rnnprop_tf.network rnnprop_tf.rule"
-    " rnnprop_tf.pretrained trainer.datasets"
-    " trainer.problems.base trainer.problems.catalog trainer.problems.convex trainer.problems.tricks"
-    " trainer.unroll trainer.meta_gradient trainer.imitation trainer.config trainer.checkpoint"
-    " trainer.files trainer.evaluation.unrolled_runner trainer.distribution trainer.interrupts",
+    "trainer.episodes": "numpy tensorflow trainer.config trainer.distribution trainer.problems.base"
+    " trainer.problems.catalog trainer.problems.convex trainer.problems.tricks",
+    "trainer.meta_train": "keras numpy tensorflow tqdm rnnprop_tf.network rnnprop_tf.pretrained"
+    " trainer.checkpoint trainer.config trainer.distribution trainer.episodes trainer.estimators.base"
+    " trainer.estimators.catalog trainer.evaluation.unrolled_runner trainer.files trainer.interrupts"
+    " trainer.problems.base trainer.problems.catalog",
     # Several optimizers on one model, for the demo, the examples and the studies.
     "trainer.comparison": "keras matplotlib numpy",
     # The commands: the only modules that know flags; `commands` parses them for all.
@@ -109,7 +117,7 @@ ALLOWED = {
     " trainer.evaluation.baselines trainer.evaluation.competitors trainer.evaluation.evaluation"
     " trainer.evaluation.results trainer.evaluation.summary trainer.evaluation.tasks trainer.commands",
     "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
-    " trainer.meta_train trainer.evaluation.results trainer.commands",
+    " trainer.evaluation.results trainer.commands",
     "trainer.report": "absl trainer.paper.experiments trainer.paper.report trainer.commands",
     "trainer.convert": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule trainer.files"
     " trainer.commands",

@@ -224,11 +224,13 @@ META = """
 import dataclasses
 import numpy as np
 from trainer.config import MetaTrainConfig
-from trainer.meta_train import MetaTrainer, Place
+from trainer.episodes import Place
+from trainer.meta_train import MetaTrainer
 
 tf.config.experimental.enable_op_determinism()
 config = MetaTrainConfig(
-    task="digits-nn-sigmoid-100", convex_dimension=3, steps=6, period=3, learning_rate=1e-2, clipnorm=0.5
+    task="digits-nn-sigmoid-100", convex_dimension=3, episode_steps=6, period=3, outer_learning_rate=1e-2,
+    clipnorm=0.5,
 )
 
 def trained(trainer):
@@ -250,28 +252,26 @@ def check_equal(**changes):
 # Of four tasks each replica has two, of two one.
 @pytest.mark.parametrize("tasks", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_replicas_meta_train_as_one(tasks):
-    succeed(start_python(TWO_DEVICES + META + f"check_equal(plain_tape=True, tasks={tasks})\n"))
+    succeed(start_python(TWO_DEVICES + META + f"check_equal(plain_tape=True, meta_batch_size={tasks})\n"))
 
 
 REPLAY = """
-check_equal(sample=1.0, tasks=2)
-check_equal(sample=1.0, tasks=2, doubling=True, steps=12)
+check_equal(sample=1.0, meta_batch_size=2)
 
 def estimator(**changes):
-    trainer = MetaTrainer(dataclasses.replace(config, tasks=2, **changes), strategy=strategy)
-    [problem] = trainer.problems
+    trainer = MetaTrainer(dataclasses.replace(config, meta_batch_size=2, **changes), strategy=strategy)
+    [problem] = trainer.episodes.problems
     batches = problem.batches
     problem.batches = lambda seed, first, count: batches(seed, 0 * first, count)
-    carry, constants, _ = trainer._begin(problem, tf.constant(0))
+    episode = trainer._begin(problem, tf.constant(0))
 
     @tf.function(autograph=False)
     def estimate(iteration):
         # Of all that depends on the iteration only the sample is left.
         network = tf.nest.map_structure(tf.convert_to_tensor, trainer.network)
-        shares = strategy.run(
-            trainer._period_of_share, (Place(problem, iteration, tf.constant(0)), network, carry, constants)
-        )
-        return strategy.reduce("MEAN", shares[2], axis=None)
+        place = Place(problem, iteration, tf.constant(0))
+        _, _, flat = strategy.run(trainer._estimate, (place, network, episode))
+        return strategy.reduce("MEAN", flat, axis=None)
 
     return lambda iteration: estimate(tf.constant(iteration)).numpy()
 
@@ -294,13 +294,13 @@ def test_replicas_replay_exactly_or_samples_of_their_own_without_bias():
 COMMAND = "from trainer import commands, train; commands.run(train.main)"
 SETTINGS = [
     "--preset=demo",
-    "--tasks=2",
+    "--meta_batch_size=2",
     "--plain_tape",
     "--convex_dimension=3",
-    "--steps=6",
+    "--episode_steps=6",
     "--period=3",
     "--last_batches=1",
-    "--learning_rate=0.01",
+    "--outer_learning_rate=0.01",
     "--iterations=40",
     "--checkpoint_every=4",
 ]
@@ -369,7 +369,9 @@ def test_workers_of_other_settings_do_not_start(tmp_path):
 def test_replicas_must_divide_the_tasks():
     strategy = SimpleNamespace(num_replicas_in_sync=2)
     assert distribution.tasks_per_replica(strategy, 6) == 3
-    with pytest.raises(ValueError, match=r"tasks: expected a multiple of the 2 replicas. Received: 3"):
+    with pytest.raises(
+        ValueError, match=r"meta_batch_size: expected a multiple of the 2 replicas. Received: 3"
+    ):
         distribution.tasks_per_replica(strategy, 3)
 
 

@@ -23,21 +23,22 @@ from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
 from rnnprop_tf.network import Architecture
 from rnnprop_tf.rule import DMRule
-from trainer import checkpoint, export, files, meta_gradient, meta_train, train
+from trainer import checkpoint, commands, episodes, export, files, meta_train, train
 from trainer.checkpoint import Checkpoint
 from trainer.config import PRESETS, MetaTrainConfig, preset
-from trainer.meta_train import MetaTrainer, Place
+from trainer.episodes import Episodes, Plan
+from trainer.estimators.tape import Tape
+from trainer.meta_train import MetaTrainer
 from trainer.problems.tricks import Combination, RandomScaling, Tasks
-from trainer.unroll import Carry
 
 TINY = MetaTrainConfig(
     task="digits-nn-sigmoid-100",
     convex_dimension=3,
-    steps=6,
+    episode_steps=6,
     period=3,
     plain_tape=True,  # the quickest to compile at this length
     iterations=5,
-    learning_rate=1e-2,
+    outer_learning_rate=1e-2,
     checkpoint_every=2,
 )
 REPLAY = dataclasses.replace(TINY, plain_tape=False, sample=0.1)
@@ -89,7 +90,7 @@ def uninterrupted(config=TINY):
 def test_a_short_meta_training_beats_its_own_start():
     """Seeded; the validation runs' data and starts are not the training's."""
     config = dataclasses.replace(
-        PRESETS["demo"], steps=40, iterations=60, cosine_decay=False, sample=0.3, last_batches=1
+        PRESETS["demo"], episode_steps=40, iterations=60, cosine_decay=False, sample=0.3, last_batches=1
     )
     trainer = MetaTrainer(config)
     before = trainer.validation_loss()
@@ -106,7 +107,7 @@ def test_dm_is_trained_and_validated(tmp_path):
     config = dataclasses.replace(
         preset("paper-dm"),
         task=TINY.task,
-        steps=6,
+        episode_steps=6,
         period=3,
         plain_tape=True,
         iterations=2,
@@ -129,27 +130,27 @@ def test_validation_is_on_the_plain_task_and_changes_nothing():
 
 
 def test_the_tricks_are_those_of_the_config():
-    [problem] = fresh(TINY).problems
+    [problem] = fresh(TINY).episodes.problems
     assert isinstance(problem, Combination)
     assert [(type(p), p._log_range) for p in (problem._f, problem._g)] == [
         (RandomScaling, 3.0),
         (RandomScaling, 1.0),
     ]
     plain = dataclasses.replace(TINY, scaling=0.0, convex_dimension=0)
-    assert meta_train.problem_of(plain, TINY.task, None, 1).size == problem.size - 3
-    many = meta_train.problem_of(TINY, TINY.task, None, 3)
+    assert episodes.problem_of(plain, TINY.task, None, 1).size == problem.size - 3
+    many = episodes.problem_of(TINY, TINY.task, None, 3)
     assert isinstance(many, Tasks)
     assert many.size == 3 * problem.size
 
 
 def test_the_rules_have_the_paper_s_sizes():
-    for rule, size in (("rnnprop", 6_641), ("dm", 5_141)):
-        trainer = MetaTrainer(dataclasses.replace(TINY, rule=rule))
+    for recipe, size in (("paper-rnnprop", 6_641), ("paper-dm", 5_141)):
+        trainer = MetaTrainer(dataclasses.replace(preset(recipe), task=TINY.task, plain_tape=True))
         assert sum(np.size(w) for w in tf.nest.flatten(trainer.weights())) == size
 
 
 def test_several_tasks_an_update_are_so_many_episodes():
-    config = dataclasses.replace(TINY, tasks=2)
+    config = dataclasses.replace(TINY, meta_batch_size=2)
     trainer = MetaTrainer(config)
     start = tensors(trainer)
     losses = [trainer.train_episode() for _ in range(2)]
@@ -185,7 +186,8 @@ def test_an_episode_makes_one_update_a_period():
 
 def test_episodes_differ_and_seeds_differ():
     def start(trainer, iteration):
-        return trainer._begin(trainer.problems[0], tf.constant(iteration))[0].params.numpy()
+        [problem] = trainer.episodes.problems
+        return trainer._begin(problem, tf.constant(iteration)).carry.params.numpy()
 
     starts = [start(fresh(TINY), k) for k in (0, 1)]
     starts.append(start(MetaTrainer(dataclasses.replace(TINY, seed=1)), 0))
@@ -197,8 +199,7 @@ def test_episodes_differ_and_seeds_differ():
 MIXED = dataclasses.replace(
     REPLAY,
     task="digits-nn-sigmoid-100,digits-nn-elu-b32-100",
-    longest=12,
-    doubling=True,
+    longest_episode=12,
     mixed_scaling=True,
     iterations=8,
     cosine_decay=True,
@@ -206,87 +207,35 @@ MIXED = dataclasses.replace(
 
 
 def test_an_episode_draws_its_problem_and_its_length():
-    config = dataclasses.replace(MIXED, steps=100, period=50, longest=1_600)
-    trainer = fresh(MIXED)
-    with mock.patch.object(trainer, "config", config):
-        plans = []
-        for trainer.iteration in range(600):
-            plans.append(trainer._plan())
-    shares = [np.mean([plan.problem is problem for plan in plans]) for problem in trainer.problems]
+    drawn = Episodes(dataclasses.replace(MIXED, episode_steps=100, period=50, longest_episode=1_600), None, 1)
+    plans = [drawn.plan(iteration) for iteration in range(600)]
+    shares = [np.mean([plan.problem is problem for plan in plans]) for problem in drawn.problems]
     np.testing.assert_allclose(shares, [0.5, 0.5], atol=0.07)
-    periods = np.array([plan.windows[-1].stop for plan in plans])
+    periods = np.array([plan.periods for plan in plans])
     assert (periods.min(), periods.max()) == (2, 32)
     # Log-uniform: a quarter each for a factor of two.
     quarters = np.histogram(np.log2(periods), [1, 2, 3, 4, 5.01])[0] / 600
     np.testing.assert_allclose(quarters, [0.25] * 4, atol=0.07)
-    # Outer updates at the end, at half of the episode, at a quarter, ...
-    for plan, count in zip(plans, periods, strict=True):
-        assert plan.windows[0] == range(0, 1)
-        assert [window.stop for window in plan.windows] == sorted({count >> k for k in range(6)} - {0})
-        assert all(len(window) >= window.stop / 2 for window in plan.windows)
 
 
 def test_a_task_may_be_named_twice_and_have_shorter_episodes():
     task = "digits-nn-sigmoid-100:400,digits-nn-sigmoid-100:400,digits-nn-elu-b32-100"
-    config = dataclasses.replace(MIXED, task=task, steps=100, period=50, longest=1_600)
+    config = dataclasses.replace(MIXED, task=task, episode_steps=100, period=50, longest_episode=1_600)
     assert config.entries == [("digits-nn-sigmoid-100", 400)] * 2 + [("digits-nn-elu-b32-100", 1_600)]
-    trainer = MetaTrainer(config)
-    twice, again, once = trainer.problems
+    drawn = Episodes(config, None, 1)
+    twice, again, once = drawn.problems
     assert twice is again
-    plans = []
-    for trainer.iteration in range(300):
-        plans.append(trainer._plan())
-    lengths = {
-        problem: [p.windows[-1].stop for p in plans if p.problem is problem] for problem in (twice, once)
-    }
+    plans = [drawn.plan(iteration) for iteration in range(300)]
+    lengths = {problem: [p.periods for p in plans if p.problem is problem] for problem in (twice, once)}
     assert 150 < len(lengths[twice]) < 250
     assert (min(lengths[twice]), max(lengths[twice])) == (2, 8)
     assert max(lengths[once]) > 24
 
 
 def test_a_paper_s_episode_is_always_the_same_plan():
-    trainer = fresh(TINY)
-    for trainer.iteration in range(20):
-        assert trainer._plan() == (trainer.problems[0], [range(0, 1), range(1, 2)])
-
-
-def test_a_window_of_one_period_trains_as_the_period_does():
-    """And one of two periods makes the same steps, with one update."""
-    windowed = dataclasses.replace(MIXED, task=TINY.task, sample=1.0)
-    single = dataclasses.replace(windowed, doubling=False)
-    trainer = fresh(windowed)
-    places = [Place(trainer.problems[0], tf.constant(0), tf.constant(k)) for k in (0, 1)]
-    carry, constants, _ = trainer._begin(trainer.problems[0], tf.constant(0))
-    ours, *found = trainer._train_window(places[:1], carry, constants)
-    weights = tensors(trainer)
-    trainer = fresh(single)
-    place = places[0]._replace(problem=trainer.problems[0])
-    theirs, *expected = trainer._train(place, carry, constants)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
-    tf.nest.map_structure(close, (ours, found), (theirs, expected))
-    for name, value in tensors(trainer).items():
-        np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
-    trainer = fresh(windowed)
-    two, *_ = trainer._train_window(places, carry, constants)
-    assert int(trainer._outer.iterations.numpy()) == 1
-    assert float(two.step) == 2 * windowed.period
-    trainer = fresh(windowed)
-    one, _ = trainer._record(places[0], trainer.weights(), carry, constants)
-    again, _ = trainer._record(places[1], trainer.weights(), one, constants)
-    tf.nest.map_structure(close, two, again)
-
-
-def test_the_first_window_is_for_the_mean_loss():
-    config = dataclasses.replace(MIXED, task=TINY.task, sample=1.0)
-    losses = []
-    for weights, doubling in (("mean", False), ("last", True), ("last", False)):
-        trainer = fresh(dataclasses.replace(config, loss_weights=weights, doubling=doubling))
-        carry, constants, _ = trainer._begin(trainer.problems[0], tf.constant(0))
-        place = Place(trainer.problems[0], tf.constant(0), tf.constant(0))
-        losses.append(float(trainer._train(place, carry, constants)[1]))
-    mean, first, last = losses
-    np.testing.assert_allclose(first, mean, rtol=1e-5)
-    assert abs(first - last) > 1e-3
+    drawn = fresh(TINY).episodes
+    for iteration in range(20):
+        assert drawn.plan(iteration) == Plan(drawn.problems[0], 2)
 
 
 def test_a_mixture_is_resumed_exactly(tmp_path):
@@ -308,7 +257,7 @@ def test_the_learning_rate_falls_along_a_cosine_of_the_iterations():
     trainer = fresh(MIXED)
     rates = []
     for trainer.iteration in (0, 2, 4, 8):
-        rates.append(trainer._learning_rate())
+        rates.append(trainer._outer_learning_rate())
     np.testing.assert_allclose(rates, np.array([1.0, 0.5 + 0.5**1.5, 0.5, 0.0]) * 1e-2, atol=1e-12)
     trainer.iteration = 4
     trainer.train_episode()
@@ -327,6 +276,10 @@ def test_training_begins_with_given_weights_of_the_same_rule(tmp_path):
     )
     with pytest.raises(ValueError, match=message.format("rnnprop-quick", "RNNpropRule")):
         MetaTrainer(dataclasses.replace(config, rule="dm"))
+    with pytest.raises(
+        ValueError, match=r"preprocess='20' and lstm='7'\. Received: .* --preprocess=20 --lstm=20,20"
+    ):
+        MetaTrainer(dataclasses.replace(config, lstm="7"))
     network = coordinatewise.initial_weights(Architecture(preprocess=(), lstm=(3,)), 0)
     pretrained.save(tmp_path / "p5", network, DMRule(p=5.0))
     with pytest.raises(ValueError, match=message.format(".*p5", "DMRule")):
@@ -367,8 +320,8 @@ def test_a_meta_gradient_that_is_not_finite_changes_nothing_and_is_counted(plain
     begin = trainer._begin
 
     def poisoned(problem, iteration):
-        carry, *rest = begin(problem, iteration)
-        return Carry(carry.params * bad, carry.state, carry.step), *rest
+        episode = begin(problem, iteration)
+        return episode._replace(carry=episode.carry._replace(params=episode.carry.params * bad))
 
     with mock.patch.object(trainer, "_begin", poisoned):
         assert not np.isfinite(trainer.train_episode())
@@ -385,13 +338,13 @@ def test_a_meta_gradient_whose_square_overflows_is_skipped_too(clipnorm):
     """Adam and clipping square it: one such update would leave NaN weights, and every later one skipped."""
     trainer = MetaTrainer(dataclasses.replace(TINY, clipnorm=clipnorm))
     before = tensors(trainer)
-    taped = meta_gradient.taped
+    estimate = Tape.estimate
 
-    def huge(start):
-        period = taped(start)
-        return period._replace(gradient=tf.nest.map_structure(lambda g: 0.0 * g + 1e20, period.gradient))
+    def huge(tape, period):
+        found = estimate(tape, period)
+        return found._replace(gradient=tf.nest.map_structure(lambda g: 0.0 * g + 1e20, found.gradient))
 
-    with mock.patch.object(meta_gradient, "taped", huge):
+    with mock.patch.object(Tape, "estimate", huge):
         trainer.train_episode()
     assert trainer.skipped_updates == 2
     assert_same(tensors(trainer), before)
@@ -414,6 +367,37 @@ def test_a_checkpoint_holds_everything(tmp_path, config, stop):
     assert losses == expected_losses
     assert_same(tensors(second), expected)
     assert second.checkpoint().record == record
+
+
+class Counting(Tape):
+    """Keeps how many periods it has seen, as an estimator with a buffer of its own would."""
+
+    def estimate(self, period):
+        object.__setattr__(self, "seen", getattr(self, "seen", 0) + 1)
+        return super().estimate(period)
+
+    def tensors(self):
+        return {"seen": np.array(getattr(self, "seen", 0))}
+
+    def restore(self, tensors):
+        object.__setattr__(self, "seen", int(tensors["seen"]))
+
+
+def test_what_an_estimator_keeps_is_in_the_checkpoint(tmp_path):
+    rule, alpha, objective = TINY.update_rule, TINY.alpha, TINY.objective
+    trainers = []
+    for _ in range(2):
+        counting = Counting(rule=rule, alpha=alpha, objective=objective)
+        with mock.patch.object(meta_train.estimators, "estimator", return_value=counting):
+            trainers.append(MetaTrainer(TINY))
+    trainers[0].train_episode()
+    checkpoint.save(str(tmp_path), trainers[0].checkpoint())
+    saved = checkpoint.load(checkpoint.path_of(str(tmp_path), 1))
+    assert saved.tensors["estimator.seen"] > 0
+    trainers[1].restore(saved)
+    assert trainers[1].estimator.tensors() == trainers[0].estimator.tensors()
+    with pytest.raises(ValueError, match=r"keeps nothing of its own\. Received one with seen"):
+        fresh(TINY).restore(saved)
 
 
 def test_averages_and_counts_are_restored():
@@ -481,6 +465,45 @@ def test_a_run_with_settings_of_another_version_is_refused(tmp_path):
     saved.record["config"] |= {"annealed": True}
     checkpoint.save(str(tmp_path), saved)
     with pytest.raises(ValueError, match=r"this version does not know: annealed\. Use the version"):
+        meta_train.train(TINY, str(tmp_path), resume=True)
+
+
+VERSION_0_1 = {
+    "tasks": 1,
+    "steps": 6,
+    "longest": 0,
+    "learning_rate": 1e-2,
+    "doubling": False,
+    "log_loss": False,
+}
+GONE_SETTINGS = (*VERSION_0_1, "meta_batch_size", "episode_steps", "longest_episode", "outer_learning_rate")
+
+
+def as_version_0_1_wrote_it(state):
+    """The checkpoint with the settings of that version by their names then."""
+    younger = (*GONE_SETTINGS, "preprocess", "lstm", "teacher_share")
+    kept = {name: value for name, value in state.record["config"].items() if name not in younger}
+    return Checkpoint(state.tensors, state.record | {"config": kept | VERSION_0_1})
+
+
+def test_a_run_of_version_0_1_goes_on(tmp_path):
+    checkpoint.save(str(tmp_path), as_version_0_1_wrote_it(fresh(TINY).checkpoint()))
+    meta_train.train(TINY, str(tmp_path), resume=True)
+    _, expected, record = uninterrupted()
+    saved = checkpoint.load(checkpoint.path_of(str(tmp_path), 5))
+    assert_same(dict(saved.tensors), expected)
+    assert saved.record == record
+    assert MetaTrainConfig.from_dict({"rule": "dm"}).architecture == Architecture(preprocess=())
+
+
+def test_a_run_with_a_setting_that_is_gone_is_read_but_does_not_go_on(tmp_path):
+    saved = as_version_0_1_wrote_it(fresh(TINY).checkpoint())
+    saved.record["config"]["doubling"] = True
+    assert MetaTrainConfig.from_dict(saved.record["config"]) == TINY
+    checkpoint.save(str(tmp_path), saved)
+    with pytest.raises(
+        ValueError, match=r"settings that this version does not have: doubling\. Use version 0.1"
+    ):
         meta_train.train(TINY, str(tmp_path), resume=True)
 
 
@@ -671,16 +694,11 @@ def test_other_files_are_no_checkpoints(tmp_path):
         ({"task": "digits-nn-relu-100:99"}, "task: expected NAME or NAME:STEPS with 100 steps or more. "),
         ({"select": "test"}, "select: expected train or validation. Received: 'test'"),
         ({"loss_weights": "first"}, "loss_weights: expected last or mean. Received: 'first'"),
-        (
-            {"doubling": True, "loss_weights": "mean"},
-            "doubling: expected the loss weights last",
-        ),
-        (
-            {"doubling": True, "plain_tape": True},
-            "doubling: expected the loss weights last",
-        ),
-        ({"longest": 99}, "longest: expected 0, or 100 steps or more. Received: 99"),
-        ({"steps": 30}, "steps: expected a multiple of the period, 20. Received: 30"),
+        ({"lstm": ""}, "lstm: expected layers of 1 or more units, such as 20,20. Received: ''"),
+        ({"lstm": "20;20"}, "lstm: expected layers of 1 or more units, such as 20,20. Received: '20;20'"),
+        ({"preprocess": "0"}, "preprocess: expected layers of 1 or more units, such as 20,20, or nothing"),
+        ({"longest_episode": 99}, "longest_episode: expected 0, or 100 or more. Received: 99"),
+        ({"episode_steps": 30}, "episode_steps: expected a multiple of the period, 20. Received: 30"),
         ({"sample": 0.0}, "sample: expected a share above 0, up to 1. Received: 0.0"),
         ({"sample": 1.1}, "sample: expected a share above 0, up to 1. Received: 1.1"),
         ({"sample": float("nan")}, "sample: expected a share above 0, up to 1. Received: nan"),
@@ -688,8 +706,9 @@ def test_other_files_are_no_checkpoints(tmp_path):
         ({"seed": 2**31}, "seed: expected a number from 0 to 2^31 - 1. Received: 2147483648"),
         *(
             ({name: 0}, f"{name}: expected at least 1. Received: 0")
-            for name in ("tasks", "steps", "period", "last_batches", "iterations", "checkpoint_every")
+            for name in ("meta_batch_size", "episode_steps", "period", "last_batches", "iterations")
         ),
+        ({"checkpoint_every": 0}, "checkpoint_every: expected at least 1. Received: 0"),
         *(
             ({name: value}, f"{name}: expected 0 or more. Received: {value!r}")
             for name in ("scaling", "convex_scaling", "clipnorm")
@@ -697,11 +716,11 @@ def test_other_files_are_no_checkpoints(tmp_path):
         ),
         *(
             ({name: -1}, f"{name}: expected 0 or more. Received: -1")
-            for name in ("convex_dimension", "longest")
+            for name in ("convex_dimension", "longest_episode")
         ),
         *(
             ({name: value}, f"{name}: expected a positive number. Received: {value!r}")
-            for name in ("alpha", "learning_rate")
+            for name in ("alpha", "outer_learning_rate")
             for value in (0.0, -1.0, float("nan"), float("inf"))
         ),
     ],
@@ -714,7 +733,12 @@ def test_an_impossible_config_is_refused(settings, message):
 
 def test_presets_are_the_paper_s_where_they_say_so():
     paper = preset("paper-rnnprop")
-    assert (paper.steps, paper.period, paper.learning_rate, paper.clipnorm) == (100, 20, 1e-4, 0)
+    assert (paper.episode_steps, paper.period, paper.outer_learning_rate, paper.clipnorm) == (
+        100,
+        20,
+        1e-4,
+        0,
+    )
     assert (paper.scaling, paper.convex_dimension, paper.convex_scaling) == (3.0, 20, 1.0)
     assert (paper.objective.weights, paper.objective.batches) == ("last", 21)
     dm = preset("paper-dm")
@@ -732,7 +756,7 @@ def parse():
     before = {name: (flag.value, flag.present) for name, flag in saved.items()}
 
     def parse(*arguments):
-        flags.FLAGS(["train", "--run_dir=x", *arguments])
+        commands.parse(["train", "--run_dir=x", *arguments], train.UNSETTABLE)
         return train.config_from_flags()
 
     yield parse
@@ -745,6 +769,25 @@ def test_flags_change_the_preset(parse):
     assert parse("--preset=demo", "--seed=3", "--nocosine_decay", "--sample=1") == dataclasses.replace(
         preset("demo"), seed=3, cosine_decay=False, sample=1.0
     )
+
+
+def test_any_setting_of_a_preset_can_be_unset(parse):
+    unset = parse(
+        "--preset=rnnprop-1", "--initial=", "--teacher=", "--teacher_warmup=0", "--longest_episode=0",
+        "--scaling=0", "--nomixed_scaling", "--preprocess=", "--clipnorm=0",
+    )  # fmt: skip
+    assert unset == dataclasses.replace(
+        preset("rnnprop-1"), initial="", teacher="", teacher_warmup=0, longest_episode=0, scaling=0.0,
+        mixed_scaling=False, preprocess="", clipnorm=0.0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="No task named ''"):
+        parse("--task=")
+
+
+def test_sizes_of_the_network_are_flags(parse):
+    small = parse("--preprocess=8", "--lstm=8,4")
+    assert small.architecture == Architecture(preprocess=(8,), lstm=(8, 4))
+    assert parse("--preprocess=").architecture.preprocess == ()
 
 
 def test_every_setting_is_a_flag(parse):

@@ -114,19 +114,20 @@ class MetaTrainer:
         The episode is the replicas', each has its own; what they find out is averaged here.
         """
         network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
-
-        def estimate(episode: Episode) -> tuple[Episode, tf.Tensor, tf.Tensor]:
-            batches = self.episodes.batches(place, self.config.objective.batches)
-            seed = self.episodes.sample_seed(place)
-            progress = tf.cast(place.iteration, tf.float32) / self.config.iterations
-            found = self.estimator.estimate(Period(place.problem, network, episode, batches, seed, progress))
-            # One vector: one reduction over the replicas.
-            flat = tf.concat([tf.reshape(g, [-1]) for g in tf.nest.flatten(found.gradient)], axis=0)
-            return found.episode, found.objective, flat
-
-        episode, *found = self.strategy.run(estimate, (episode,))
+        episode, *found = self.strategy.run(self._estimate, (place, network, episode))
         objective, flat = (self.strategy.reduce("MEAN", value, axis=None) for value in found)
         return episode, objective, self._apply(flat)
+
+    def _estimate(
+        self, place: Place, network: Network, episode: Episode
+    ) -> tuple[Episode, tf.Tensor, tf.Tensor]:
+        """One replica's part of an outer update: the episode, the objective, the gradient as one vector."""
+        batches = self.episodes.batches(place, self.config.objective.batches)
+        seed = self.episodes.sample_seed(place)
+        progress = tf.cast(place.iteration, tf.float32) / self.config.iterations
+        found = self.estimator.estimate(Period(place.problem, network, episode, batches, seed, progress))
+        flat = tf.concat([tf.reshape(g, [-1]) for g in tf.nest.flatten(found.gradient)], axis=0)
+        return found.episode, found.objective, flat
 
     def _apply(self, flat: tf.Tensor) -> tf.Tensor:
         """The outer update, left out unless the gradient's norm is finite; returns whether it is."""
