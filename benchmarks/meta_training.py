@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
     rule, objective = weights.rule, config.objective
     network = tf.nest.map_structure(tf.constant, weights.network)
 
-    settings = {"rule": rule, "alpha": config.alpha, "objective": objective}
+    settings: dict[str, Any] = {"rule": rule, "alpha": config.alpha, "objective": objective}
     ways: dict[str, Estimator] = {
         f"replayed, share {share}": Replay(**settings, sample=share) for share in SHARES
     }
