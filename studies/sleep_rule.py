@@ -54,9 +54,6 @@ class AsleepWhenMomentumIsSpent(RNNpropRule):
 
     threshold: ClassVar[float] = 0.1
 
-    def __post_init__(self) -> None:
-        """Nothing is checked: `rnnprop_tf.rule.RANGES` has no row for the threshold."""
-
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
         new = self.accumulate(accumulators, gradient)
         awake = (gradient != 0) | (ops.abs(self.m_tilde(new, step)) >= self.threshold)
