@@ -1,8 +1,9 @@
 """Makes the site whole: repository files that a page links to become part of it.
 
-Pages link to files outside `docs/` by relative paths, as GitHub needs them: `../results/paper/RESULTS.md`. The
-site knows `docs/` alone. So each file that is linked is added to it under `repository/`, Markdown as a page,
-and the links are rewritten. A link to a file that is not there stays as it is, and MkDocs warns of it.
+Pages link to files outside `docs/` by relative paths, as GitHub needs them. The site knows `docs/` alone. So
+each file that is linked is added to it under `repository/`, Markdown as a page, and the links are rewritten.
+A link to a file that is not there stays as it is, and MkDocs warns of it. The hook warns of public names of
+the package that have no docstring, too; `make docs` fails on any warning.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ log = logging.getLogger("mkdocs.hooks")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds what pages link to, and what those pages link to in turn."""
-    waiting = [path for path in DOCS.rglob("*.md")]
+    waiting = list(DOCS.rglob("*.md"))
     seen = set(waiting)
     while waiting:
         page = waiting.pop()
@@ -62,28 +63,36 @@ def on_pre_build(config: MkDocsConfig) -> None:
     package = griffe.load("rnnprop_tf", search_paths=[str(ROOT)], docstring_parser="google")
     for module in ("network", "rule", "pretrained", "optimizer", "loss_scale", "profile", "callbacks"):
         for member in package[module].members.values():
-            if not member.is_alias and member.name[0] != "_" and (member.is_class or member.is_function):
+            if not member.is_alias and _public(member):
                 _check(member)
+
+
+def _public(member: griffe.Object) -> bool:
+    # Keras's hooks of a callback are described there.
+    return (member.is_class or member.is_function) and not member.name.startswith(("_", "on_"))
 
 
 def _check(member: griffe.Object) -> None:
     if member.docstring is None:
         log.warning("%s has no docstring", member.path)
         return
-    explained = {
-        parameter.name.lstrip("*")
-        for section in member.docstring.parsed
-        if section.kind is griffe.DocstringSectionKind.parameters
-        for parameter in section.value
-    }
-    if member.is_function and "See `keras" not in member.docstring.value:
-        for parameter in member.parameters:
+    if "See `keras" in member.docstring.value:
+        return
+    function = member.members.get("__init__") if member.is_class else member
+    if function is not None and "Abstract;" not in member.docstring.value:
+        explained = {
+            parameter.name.lstrip("*")
+            for section in member.docstring.parsed
+            if section.kind is griffe.DocstringSectionKind.parameters
+            for parameter in section.value
+        }
+        for parameter in function.parameters:
             if parameter.name not in explained | {"self", "cls"}:
                 log.warning("%s does not explain its parameter %s", member.path, parameter.name)
     if member.is_class:
-        for method in member.members.values():
-            # Keras's hooks of a callback are described there.
-            if method.is_function and method.name[0] != "_" and not method.name.startswith("on_"):
+        inherited = {name for base in member.mro() for name in base.members}
+        for name, method in member.members.items():
+            if _public(method) and not (method.docstring is None and name in inherited):
                 _check(method)
 
 

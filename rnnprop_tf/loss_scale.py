@@ -34,12 +34,20 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     """
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes the variables of the wrapper alone; Keras calls the inner optimizer for its own."""
+        """Writes the variables of the wrapper alone; Keras calls the inner optimizer for its own.
+
+        Args:
+            store: Where Keras lets an object write, NumPy arrays by name.
+        """
         for i, variable in enumerate(self._variables):
             store[str(i)] = variable.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads what `save_own_variables` wrote, here or in Keras's class."""
+        """Reads what `save_own_variables` wrote, here or in Keras's class.
+
+        Args:
+            store: What was written, arrays by name.
+        """
         if len(store.keys()) != len(self._variables):
             super().load_own_variables(store)
             return
