@@ -192,8 +192,7 @@ class MetaTrainConfig:
     def from_dict(cls, settings: Mapping[str, Any]) -> MetaTrainConfig:
         """The inverse of `as_dict`, for settings of earlier versions too.
 
-        A setting that is missing, younger than a checkpoint, has its default; one that is gone is left out,
-        see `retired`.
+        A setting that is missing, younger than a checkpoint, has its default; one that is gone is left out.
 
         Raises:
             ValueError: a setting is none of ours, or its value cannot be.
@@ -209,10 +208,33 @@ class MetaTrainConfig:
             )
         return cls(**named)
 
+    def check_continues(self, settings: Mapping[str, Any]) -> None:
+        """Whether a run whose checkpoint names these settings goes on as one of this config.
 
-def retired(settings: Mapping[str, Any]) -> list[str]:
-    """The settings of a card or a checkpoint that were in use and are gone."""
-    return [name for name in RETIRED if settings.get(name)]
+        Raises:
+            ValueError: it does not; only `iterations` may have grown, if the learning rate does not end there.
+        """
+        if gone := [name for name in RETIRED if settings.get(name)]:
+            raise ValueError(
+                f"The run was started with settings that this version does not have: {', '.join(gone)}. "
+                "Use version 0.1 of rnnprop_tf, or name another folder for a new run."
+            )
+        saved = MetaTrainConfig.from_dict(settings)
+        ours, theirs = self.as_dict(), saved.as_dict()
+        differing = [name for name in ours if ours[name] != theirs[name]]
+        if differing == ["iterations"] and self.iterations > saved.iterations:
+            if not self.cosine_decay:
+                return
+            raise ValueError(
+                f"iterations: expected {saved.iterations}, as the cosine decay of this run's learning rate "
+                f"ended there. Received: {self.iterations}. Name another folder for a new run."
+            )
+        if differing:
+            raise ValueError(
+                "The run to be resumed was started with another config: "
+                + "; ".join(f"{name} was {theirs[name]!r}, is {ours[name]!r}" for name in differing)
+                + ". Give the same settings (iterations may be more), or another folder for a new run."
+            )
 
 
 PAPER_RNNPROP = MetaTrainConfig()

@@ -17,7 +17,7 @@ from rnnprop_tf import pretrained
 from rnnprop_tf.network import Network
 from trainer import checkpoint, distribution, files, interrupts
 from trainer.checkpoint import Checkpoint
-from trainer.config import MetaTrainConfig, retired
+from trainer.config import MetaTrainConfig
 from trainer.episodes import Episodes, Place
 from trainer.estimators import catalog as estimators
 from trainer.estimators.base import Episode, Period
@@ -186,7 +186,7 @@ class MetaTrainer:
         Raises:
             ValueError: the config is another one, or the teacher's weights are.
         """
-        _check_continues(self.config, saved.record["config"])
+        self.config.check_continues(saved.record["config"])
         if saved.record.get("teacher") != self.estimator.fingerprint:
             raise ValueError(
                 f"teacher: {self.config.teacher} holds other weights than when the run was started. "
@@ -228,31 +228,6 @@ def _initial_weights(config: MetaTrainConfig) -> Network:
 
 def _outer_optimizer(config: MetaTrainConfig) -> keras.optimizers.Optimizer:
     return keras.optimizers.Adam(config.outer_learning_rate, global_clipnorm=config.clipnorm or None)
-
-
-def _check_continues(config: MetaTrainConfig, settings: dict[str, Any]) -> None:
-    """Whether a run whose checkpoint names these settings goes on as one of this config."""
-    if gone := retired(settings):
-        raise ValueError(
-            f"The run was started with settings that this version does not have: {', '.join(gone)}. "
-            "Use version 0.1 of rnnprop_tf, or name another folder for a new run."
-        )
-    saved = MetaTrainConfig.from_dict(settings)
-    ours, theirs = config.as_dict(), saved.as_dict()
-    differing = [name for name in ours if ours[name] != theirs[name]]
-    if differing == ["iterations"] and config.iterations > saved.iterations:
-        if not config.cosine_decay:
-            return
-        raise ValueError(
-            f"iterations: expected {saved.iterations}, as the cosine decay of this run's learning rate ended "
-            f"there. Received: {config.iterations}. Name another folder for a new run."
-        )
-    if differing:
-        raise ValueError(
-            "The run to be resumed was started with another config: "
-            + "; ".join(f"{name} was {theirs[name]!r}, is {ours[name]!r}" for name in differing)
-            + ". Give the same settings (iterations may be more), or another folder for a new run."
-        )
 
 
 def train(
