@@ -1,4 +1,4 @@
-"""Weight folders: reading them with suspicion, writing them whole.
+"""Weight folders: validated before use, written whole.
 
 A weight folder holds two files.
 

@@ -24,7 +24,7 @@ class Cost(NamedTuple):
     temporary_bytes: int
     """About; besides state and gradients. 0 for Adam, whose are small."""
     milliseconds: float
-    """Of an update, gradients given; a training step takes forward and backward pass besides."""
+    """Time of an update, gradients given; a training step takes forward and backward pass besides."""
 
 
 def profile(

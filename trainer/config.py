@@ -212,7 +212,7 @@ class MetaTrainConfig:
         """Whether a run whose checkpoint names these settings goes on as one of this config.
 
         Raises:
-            ValueError: it does not; only `iterations` may have grown, if the learning rate does not end there.
+            ValueError: it does not. Only `iterations` may have grown, and not with `cosine_decay`.
         """
         if gone := [name for name in RETIRED if settings.get(name)]:
             raise ValueError(

@@ -28,10 +28,10 @@ class Partner(NamedTuple):
     """A second optimizer with a part in the steps that are taken."""
 
     update: Callable[[Any, tf.Tensor, Observation, tf.Tensor], tuple[tf.Tensor, Any]]
-    """From its state, the gradient [N], the rule's observation of it and the step's number, from 1, to its
-    direction [N] and next state."""
+    """A function of its state, the gradient [N], the rule's observation of it and the step's number, from 1;
+    returns the direction [N] and the next state."""
     weight: tf.Tensor
-    """Of its direction in the step, a scalar in [0, 1]; the rule's has the rest."""
+    """The weight of its direction in the step, a scalar in [0, 1]; the rule's direction has the rest."""
 
 
 class Trajectory(NamedTuple):

@@ -79,7 +79,7 @@ class Episode(NamedTuple):
     carry: Carry
     """The optimizee's parameters and the rule's state."""
     constants: Any
-    """From the problem's draw, fixed during the episode."""
+    """The tensors of the problem's draw that stay fixed during the episode."""
     memory: Any
     """The estimator's own, tensors nested in tuples; `()` where it needs none."""
 

@@ -1,4 +1,4 @@
-"""Recurrent optimizees: the sine wave that an LSTM foretells (section 5.4.2), and images read row by row."""
+"""Recurrent optimizees: the sine wave that an LSTM predicts (section 5.4.2), and images read row by row."""
 
 from __future__ import annotations
 
