@@ -280,7 +280,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
         # Their sum over the replicas is clipped, as on one device; Keras clips each replica's part.
-        if replica := tf.distribute.get_replica_context():
+        replica = tf.distribute.get_replica_context()
+        # Not for one replica: in a graph TensorFlow makes a reduction a custom gradient, whose registry keeps
+        # the graph, and with it all slots, as long as the process lives.
+        if replica and replica.num_replicas_in_sync > 1:
             grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
         grads = [tf.cast(g, "float32") for g in grads]  # float16 cannot hold the square of 256.
         clipped = super()._clip_gradients(grads)

@@ -1,6 +1,8 @@
 """The Keras classes run the pure rule: on every kind of variable and step, and on nothing else."""
 
+import gc
 import math
+import weakref
 
 import keras
 import numpy as np
@@ -627,3 +629,17 @@ def test_a_finite_gradient_whose_square_is_not_is_skipped_too():
     optimizer.apply([tf.constant([1.0, 1.0])], [variable])
     assert np.isfinite(np.concatenate([np.ravel(v.numpy()) for v in optimizer.variables])).all()
     assert variable.numpy()[0] == variable.numpy()[1] != 1.0
+
+
+@pytest.mark.parametrize("arguments", [{}, {"clipnorm": 1.0}, {"gradient_accumulation_steps": 2}], ids=str)
+def test_a_dropped_model_takes_its_state_along(arguments):
+    """Nothing that outlives a model, such as TensorFlow's registry of gradients, may hold its slots."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(RNNprop(random_network(), **arguments), "mse")
+    model.fit(np.ones((8, 3)), np.ones((8, 2)), batch_size=4, epochs=2, verbose=0)
+    slots = [weakref.ref(variable.value.handle) for variable in model.optimizer.variables]
+    assert len(slots) > 4
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    assert not [slot for slot in slots if slot() is not None]
