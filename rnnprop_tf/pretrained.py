@@ -71,7 +71,7 @@ _SHIPPED = Path(__file__).parent / "weights"
 
 CONTROLS = ("dm-paper", "dm-paper-tricks", "rnnprop-paper-no-convex", "rnnprop-paper-no-scaling")
 """Weights that the paper's experiments compare with. They are no part of the package."""
-CONTROLS_FOLDER = "results/paper/weights"
+CONTROLS_FOLDER = "results/weights"
 """Where they lie in the repository."""
 
 _reprlib = reprlib.Repr()

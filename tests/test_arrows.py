@@ -73,6 +73,7 @@ ALLOWED = {
     "trainer.evaluation.block": "trainer.evaluation.baselines",
     "trainer.evaluation.results": "numpy tensorflow trainer.files trainer.evaluation.runner",
     "trainer.evaluation.summary": "numpy trainer.evaluation.results",
+    "trainer.evaluation.markdown": "trainer.evaluation.summary",
     "trainer.evaluation.competitors": "keras rnnprop_tf rnnprop_tf.pretrained rnnprop_tf.rule"
     " trainer.evaluation.baselines trainer.evaluation.results",
     "trainer.evaluation.tasks": "trainer.keras_models.catalog trainer.problems.catalog"
@@ -89,14 +90,19 @@ ALLOWED = {
     " trainer.keras_models.catalog trainer.evaluation.baselines trainer.evaluation.block",
     "trainer.paper.learned_update": "numpy tensorflow rnnprop_tf.network rnnprop_tf.pretrained"
     " rnnprop_tf.rule trainer.files trainer.problems.catalog trainer.unroll",
-    "trainer.paper.tables": "numpy trainer.problems.catalog trainer.evaluation.block"
+    "trainer.paper.tables": "numpy trainer.problems.catalog trainer.evaluation.markdown"
     " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments",
-    "trainer.paper.claims": "numpy trainer.problems.catalog trainer.evaluation.results"
+    "trainer.paper.default_weights_tables": "trainer.evaluation.markdown trainer.evaluation.results"
     " trainer.evaluation.summary trainer.paper.experiments trainer.paper.tables",
+    "trainer.paper.keras_models_tables": "trainer.evaluation.block trainer.evaluation.markdown"
+    " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments",
+    "trainer.paper.claims": "numpy trainer.problems.catalog trainer.evaluation.markdown"
+    " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments trainer.paper.tables",
     "trainer.paper.plots": "matplotlib numpy trainer.problems.catalog trainer.evaluation.block"
     " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments",
-    "trainer.paper.report": "trainer.files trainer.evaluation.results trainer.evaluation.schedule"
-    " trainer.evaluation.summary trainer.paper.claims trainer.paper.experiments"
+    "trainer.paper.report": "matplotlib trainer.files trainer.evaluation.markdown trainer.evaluation.results"
+    " trainer.evaluation.schedule trainer.evaluation.summary trainer.paper.claims"
+    " trainer.paper.default_weights_tables trainer.paper.experiments trainer.paper.keras_models_tables"
     " trainer.paper.learned_update trainer.paper.plots trainer.paper.tables",
     # Meta-training, which evaluates as it goes.
     "trainer.distribution": "tensorflow",
@@ -174,7 +180,8 @@ def test_table_keeps_the_layout_s_promises() -> None:
         f"trainer.evaluation.{name}"
         for name in ("runner", "unrolled_runner", "fit_runner", "tasks", "evaluation", "schedule")
     }
-    for reader in ("evaluation.summary", "paper.tables", "paper.claims", "paper.plots"):
+    tables = ("tables", "default_weights_tables", "keras_models_tables", "claims", "plots")
+    for reader in ("evaluation.summary", "evaluation.markdown", *(f"paper.{name}" for name in tables)):
         assert not set(ALLOWED[f"trainer.{reader}"].split()) & (makes_runs | {"tensorflow", "keras"})
     with_flags = {module for module, row in ALLOWED.items() if "absl" in row.split()}
     assert with_flags == {

@@ -19,7 +19,7 @@ from trainer.evaluation.results import TUNING_SEED, Cell, Results
 from trainer.evaluation.tasks import check_task
 from trainer.keras_models import data
 from trainer.keras_models.catalog import CLASSIFIED, KERAS_MODELS, TEST, VALIDATION
-from trainer.paper import experiments, plots, tables
+from trainer.paper import experiments, keras_models_tables, plots
 
 FAST = "keras-friedman"
 
@@ -251,34 +251,46 @@ def test_tables_and_figures_read_what_was_run(tmp_path):
     results = Results(str(tmp_path))
     points = ([10, 20], [1.0, 0.6], [1.2, 0.8], [0.5, 0.75], [0.5, 1.0])
     curve = dict(zip(COLUMNS, map(np.array, points), strict=True))
+    no_classes = curve | {"validation_accuracy": np.full(2, np.nan)}
     for name, loss in ((experiments.DEFAULT, 0.3), ("adam-default", 0.9), ("adam", 0.6)):
         cell = Cell("keras-cancer", name, "", 0.01, 200)
         results.add(cell, [0, 1], [loss, loss], [3.0, 3.0], [curve, curve])
-    table = tables.keras_models(results, "keras-models-test")
-    lines = [line for line in table.splitlines() if line.startswith("| keras-cancer, 200")]
-    assert lines[0].endswith("| 0.6 [0.6, 0.6], 0.6 at 0.01 | not run | 0.500 |  |")
-    assert lines[1].count("| 0.8, 0.750, 1.0 s ") == 3
-    assert "keras-eeg" not in table
-    results.add(Cell("keras-eeg-gru", "adam-default", "", 0.001, 200), [0], [0.9], [3.0], [curve])
-    assert (
-        "| keras-eeg-gru, 200 | not run | not run | 0.9 [0.9, 0.9], 0.9 | not run | not run |  |  |"
-        in tables.keras_models(results, "keras-models-test")
-    )
+
+    def row(quantity, optimizer_or_model, steps="200"):
+        """The cells of a table's row, by the table's title."""
+        text = keras_models_tables.test_models(results)
+        [part] = [part for part in text.split("\n\n") if part.startswith(quantity)] or [""]
+        table = text.split("\n\n")[text.split("\n\n").index(part) + 1]
+        starts = f"| {optimizer_or_model} | {steps} | "
+        [line] = [line for line in table.splitlines() if line.startswith(starts)]
+        return line.removeprefix(starts).removesuffix(" |").split(" | ")
+
+    mean, ratio, near = "Final training loss", "Ratio of the mean", "On how many models"
+    assert row(mean, "keras-cancer")[2:] == ["0.9 [0.9, 0.9]", "0.6 [0.6, 0.6]", "not run"]
+    assert row("Median", "keras-cancer")[2:] == ["0.9", "0.6", "not run"]
+    assert row("Tuned learning rate", "keras-cancer") == ["0.01", "not run"]
+    assert row(ratio, "keras-cancer") == ["0.500", "not run"]
+    for quantity, value in (("Validation loss", "0.8"), ("Validation accuracy", "0.750"), ("Seconds", "1.0")):
+        assert row(quantity, "keras-cancer").count(value) == 3
+    assert "keras-eeg" not in keras_models_tables.test_models(results)
+    results.add(Cell("keras-eeg-gru", "adam-default", "", 0.001, 200), [0], [0.9], [3.0], [no_classes])
+    assert row(mean, "keras-eeg-gru") == ["not run", "not run", "0.9 [0.9, 0.9]", "not run", "not run"]
+    assert row(ratio, "keras-eeg-gru") == ["not run", "not run"]
+    accuracies = keras_models_tables.test_models(results).split("Validation accuracy")[1].split("Seconds")[0]
+    assert "keras-eeg" not in accuracies
     cell = Cell("keras-cancer", experiments.SETTLING, "", 0.1, 200)
     results.add(cell, [0, 1], [0.7, 0.7], [3.0, 3.0], [curve, curve])
-    table = tables.keras_models(results, "keras-models-test")
-    assert "| 0.6 [0.6, 0.6], 0.6 at 0.01 | not run | 0.500 | 1.167 |" in table
-    assert f"| {experiments.DEFAULT} | 200 | 1 of 1 | 1 of 1 | 0 of 0 |" in table
-    assert f"| {experiments.SETTLING} | 200 | 1 of 1 | 0 of 1 | 0 of 0 |" in table
-    assert f"| {experiments.SETTLING} | 2,000 | 0 of 0 | 0 of 0 | 0 of 0 |" in table
+    assert row(ratio, "keras-cancer") == ["0.500", "1.167"]
+    assert row(near, experiments.DEFAULT) == ["1 of 1", "1 of 1", "0 of 0"]
+    assert row(near, experiments.SETTLING) == ["1 of 1", "0 of 1", "0 of 0"]
+    assert row(near, experiments.SETTLING, "2,000") == ["0 of 0", "0 of 0", "0 of 0"]
     # A mean that is not finite is the worst.
     losses = {experiments.DEFAULT: 5.0, "adam": np.nan, "adamw-cosine": 4.6, experiments.SETTLING: np.nan}
     for name, loss in losses.items():
         results.add(Cell("keras-cancer", name, "", 0.01, 2_000), [0], [loss], [3.0], [curve])
-    table = tables.keras_models(results, "keras-models-test")
-    assert f"| {experiments.DEFAULT} | 2,000 | 0 of 0 | 1 of 1 | 1 of 1 |" in table
-    assert f"| {experiments.SETTLING} | 2,000 | 0 of 0 | 0 of 1 | 0 of 1 |" in table
-    figure = plots.keras_models(results, "keras-models-test")
+    assert row(near, experiments.DEFAULT, "2,000") == ["0 of 0", "1 of 1", "1 of 1"]
+    assert row(near, experiments.SETTLING, "2,000") == ["0 of 0", "0 of 1", "0 of 1"]
+    figure = plots.test_models(results)
     [axes] = figure.axes
     assert axes.get_title() == "keras-cancer, 2,000 steps"
     np.testing.assert_allclose(

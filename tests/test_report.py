@@ -16,7 +16,7 @@ from trainer.evaluation.block import Block
 from trainer.evaluation.evaluation import Evaluation
 from trainer.evaluation.results import TUNING_SEED, Cell, Results
 from trainer.evaluation.summary import Summary, bootstrap, difference, reported, summary, verdict
-from trainer.paper import claims, experiments, learned_update, plots, report, tables
+from trainer.paper import claims, default_weights_tables, experiments, learned_update, plots, report, tables
 from trainer.paper.experiments import BASE, DM, EXPERIMENTS, RNNPROP, TRADITIONAL
 from trainer.problems.catalog import PAPER_TASKS
 
@@ -118,22 +118,20 @@ def test_the_experiments_are_the_paper_s():
         least = {100: 20 if block.task.startswith("vgg") else 100, 2_000: 10, 10_000: 5}
         assert block.runs >= least[block.steps]
     for name, blocks in EXPERIMENTS.items():
-        assert name in tables_and_figures()
+        assert name in report.SECTIONS
         assert all(block.runs < TUNING_SEED for block in blocks)
 
 
-def tables_and_figures():
-    return set(report.TABLES) | set(plots.FIGURES)
-
-
-def test_every_experiment_has_a_title_and_the_shared_runs_are_made_once():
-    assert set(report.TITLES) == set(EXPERIMENTS) == tables_and_figures()
+def test_every_experiment_is_on_a_page_and_the_shared_runs_are_made_once():
+    on_pages = [name for page in report.PAGES for name in page.experiments]
+    assert sorted(on_pages) == sorted(EXPERIMENTS) == sorted(report.SECTIONS)
+    assert all(section.table or section.figure for section in report.SECTIONS.values())
     found = experiments.blocks(EXPERIMENTS, quick=False)
     assert len(found) == len(set(found))
     assert {block.task for name in experiments.PAPER for block in EXPERIMENTS[name]} == set(PAPER_TASKS)
     assert len(experiments.blocks(["figure2", "figure3"], quick=False)) == 2
     assert {block.runs for block in experiments.blocks(EXPERIMENTS, quick=True)} == {2}
-    quick = experiments.blocks(["keras-models", "default", "figure9"], quick=True)
+    quick = experiments.blocks(["keras-models", "default-weights", "figure9"], quick=True)
     lengths = {(block.task, block.steps) for block in quick}
     assert {steps for task, steps in lengths if task.startswith("keras-")} == {200}
     assert {steps for task, steps in lengths if task == BASE.replace("sigmoid", "relu")} == {100, 1_000}
@@ -243,8 +241,8 @@ def test_an_error_in_one_task_ends_the_others(folder, monkeypatch):
 
 @pytest.fixture
 def paper_like(tmp_path):
-    """Runs that agree with the paper wherever a table or claim looks."""
-    results = Results(str(tmp_path))
+    """Runs that agree with the paper wherever a table or claim looks, where the report looks for runs."""
+    results = Results(str(tmp_path / report.RUNS))
     rng = np.random.default_rng(0)
 
     def put(task, name, mean, steps=None):
@@ -399,22 +397,55 @@ def test_a_curve_beyond_the_scale_leaves_the_others_readable(tmp_path):
     assert top == pytest.approx(plots.CEILING * 2.3, rel=1e-3)  # float16
 
 
+def cells(text, *first):
+    """The remaining cells of the table row that begins with these."""
+    starts = f"| {' | '.join(first)} | "
+    [line] = [line for line in text.splitlines() if line.startswith(starts)]
+    return line.removeprefix(starts).removesuffix(" |").split(" | ")
+
+
 def test_tables_stand_beside_the_paper_s_numbers(paper_like):
     table = tables.table2(paper_like)
-    row = next(line for line in table.splitlines() if "mnist-nn-elu-100" in line)
-    assert re.search(r"\| 0\.\d+ \[0\.\d+, 0\.\d+\], 0\.\d+ \(paper 0\.24\) \|$", row)
-    assert "(paper 13.51)" in row
-    assert tables.table4(paper_like).count("(paper") == 18
+    mean, median, printed, _ = cells(table, "mnist-nn-elu-100", RNNPROP)
+    assert re.fullmatch(r"0\.\d+ \[0\.\d+, 0\.\d+\]", mean)
+    assert re.fullmatch(r"0\.\d+", median)
+    assert printed == "0.24"
+    assert cells(table, "mnist-nn-elu-100", DM)[2:] == ["13.51", ""]
+    assert cells(table, "mnist-nn-elu-100", "adam")[2:] == ["0.26", "0.1"]
+    printed = [line.split(" | ")[-1] for line in tables.table4(paper_like).splitlines()[2:]]
+    assert len(printed) == 18
+    assert printed[-1] == "0.32 |"
     score = tables.scorecard(paper_like)
-    assert score.count(" won |") == 18 - 1 - 1
+    assert cells(score, f"{RNNPROP} won")[0] == str(18 - 1 - 1)
     assert "not run" not in score
 
 
-def test_the_table_of_all_has_medians_too(tmp_path):
+@pytest.mark.parametrize("optimizer", [RNNPROP, DM])
+def test_the_scorecard_s_verdicts_are_those_of_its_rows(paper_like, optimizer):
+    """Every task is counted once, where its numbers put it."""
+    score = tables.scorecard(paper_like, optimizer)
+    counted = {}
+    for one in ("won", "tied", "lost"):
+        number, where = cells(f"{score}\n", f"{optimizer} {one}")
+        named = where.split(", ") if where else []
+        assert len(named) == int(number)
+        counted |= dict.fromkeys(named, one)
+    assert set(counted) == set(PAPER_TASKS)
+    for task, one in counted.items():
+        best, theirs = tables.best_traditional(paper_like, task, PAPER_TASKS[task].steps)
+        ours = summary(paper_like, task, PAPER_TASKS[task].steps, optimizer)
+        assert one == verdict(ours, theirs)
+        assert f"{ours.mean / theirs.mean:.3f}" in cells(score, task, f"{PAPER_TASKS[task].steps:,}")
+        assert best in cells(score, task, f"{PAPER_TASKS[task].steps:,}")
+
+
+def test_the_tables_of_all_optimizers_have_a_number_a_cell(tmp_path):
     results = Results(str(tmp_path))
     add(results, BASE, "adam", [0.1, 0.2, 0.6])
-    row = next(line for line in tables.everything(results).splitlines() if BASE in line)
-    assert re.search(r"\| 0\.3 \[0\.1, 0\.6\], 0\.2 \|$", row)
+    means, medians, rates = tables.all_optimizers(results).split("optimizer:")[1:]
+    assert cells(means, BASE, "100")[-2:] == ["not run", "0.3 [0.1, 0.6]"]
+    assert cells(medians, BASE, "100")[-2:] == ["not run", "0.2"]
+    assert cells(rates, BASE, "100") == ["not run"] * 5 + ["0.1"]
 
 
 def test_replicates_show_the_spread_between_meta_training_seeds(tmp_path):
@@ -424,44 +455,75 @@ def test_replicates_show_the_spread_between_meta_training_seeds(tmp_path):
         add(results, BASE, experiments.replicate(RNNPROP, seed), [loss, loss])
     add(results, BASE, experiments.replicate(DM, 0), [0.1, 0.1])
     table = tables.replicates(results)
-    assert f"| {BASE}, 100 steps | 0.3 | 0.3 ± 0.2646 (0.1, 0.2, 0.6) | not run, not run, not run |" in table
-    assert "adam: 2 won, 0 tied, 1 lost; dm-paper: 0 won, 1 tied, 0 lost;" in table
+    assert cells(table, BASE, "100", "adam")[0] == "0.3"
+    assert cells(table, BASE, "100", RNNPROP) == ["0.3", "0.2646", "0.1", "0.2", "0.6"]
+    assert cells(table, BASE, "100", experiments.NO_SCALING) == ["not run"] * 5
+    assert cells(table, BASE, "100", DM) == ["not run", "not run", "0.1", "not run", "not run"]
+    assert cells(table, "adam") == ["2", "0", "1"]
+    assert cells(table, DM) == ["0", "1", "0"]
 
 
 def test_the_default_weights_runs_are_compared_with_their_start(tmp_path):
     results = Results(str(tmp_path))
     add(results, BASE, experiments.DEFAULT, [0.3, 2.4, 2.5, np.nan])  # curves begin at 2.3
     add(results, BASE, experiments.PEER, [0.5, 0.5])
-    text = tables.default(results)
-    assert f"Of 4 runs of {experiments.DEFAULT} these" in text
-    assert f"ended more than 5% above their first loss: 2 of {BASE} (100 steps)." in text
+    above = f"ended more than 5% above their first loss, of 4: 2 of {BASE} (100 steps)."
+    assert f"Runs of {experiments.DEFAULT} that {above}" in default_weights_tables.default_weights(results)
     add(results, BASE, experiments.SETTLING, [0.3, 2.5])
-    text = tables.default(results)
-    ours = "nan [nan, nan], nan | 1.4 [0.3, 2.5], 1.4"
-    assert f"| {BASE}, 100 | {ours} | not run | not run | 0.5 [0.5, 0.5], 0.5 |" in text
-    assert f"Of 2 runs of {experiments.SETTLING} these" in text
+    text = default_weights_tables.default_weights(results)
+    means, medians = text.split("optimizer:")[1:]
+    assert cells(means, BASE, "100") == [
+        "nan [nan, nan]",
+        "1.4 [0.3, 2.5]",
+        "not run",
+        "not run",
+        "0.5 [0.5, 0.5]",
+    ]
+    assert cells(medians, BASE, "100") == ["nan", "1.4", "not run", "not run", "0.5"]
+    assert f"Runs of {experiments.SETTLING} that ended more than 5% above their first loss, of 2:" in text
     for name in experiments.OURS:
         change(results, BASE, name, 0.3)
-    assert "above their first loss: none." in tables.default(results)
+    assert "of 4: none." in default_weights_tables.default_weights(results)
 
 
-def test_drawing_reads_files_only_and_says_what_is_missing(paper_like, tmp_path, monkeypatch, capsys):
+def test_drawing_reads_files_only_and_says_what_is_missing(paper_like, tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "Evaluation", None)
     axis, ones = np.linspace(-1, 1, 5), np.ones((5, 5))
-    np.savez(tmp_path / report.RESPONSE, m=axis, g=4 * axis, fresh=ones, used=ones)
-    (tmp_path / report.NOTES).write_text("Made on a machine.\n")
+    page = tmp_path / "paper"
+    page.mkdir()
+    np.savez(tmp_path / report.LEARNED_UPDATE, m=axis, g=4 * axis, fresh=ones, used=ones)
+    (page / report.NOTES).write_text("Made on a machine.\n")
     report.draw(str(tmp_path))
-    text = (tmp_path / "RESULTS.md").read_text()
-    assert "\n\nMade on a machine.\n\n## Claims" in text
+    text = (page / "RESULTS.md").read_text()
+    assert "\n\nMade on a machine.\n\nOf two optimizers" in text
+    assert re.search(rf"^\| {len(claims.CLAIMS)} \| 5.5 \| .* \| holds \|$", text, re.MULTILINE)
+    assert f"{len(claims.CLAIMS)}. holds:\n    - {BASE}: with the convex part 0.3" in text
     pictures = re.findall(r"!\[.*\]\((.*)\)", text)
     assert pictures == [*(f"figure{k}.png" for k in range(2, 10)), "learned-update.png"]
     for picture in pictures:
-        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
-    assert report.TITLES["scorecard"] in text
-    assert report.TITLES["keras-models"] not in text  # of which there are no runs
-    assert "`python -m trainer.report --experiments=figure9 --out=...`: 4 (seeds 0 to 3) runs of each" in text
-    with pytest.raises(ValueError, match=r"No runs in .*empty\. Compute them first"):
+        assert (page / picture).read_bytes().startswith(b"\x89PNG")
+    assert report.SECTIONS["scorecard"].title in text
+    assert "`python -m trainer.report --experiments=figure9 --out=...`: 4 runs of each optimizer" in text
+    # Of the default weights there are no runs, only of those that they would be compared with.
+    assert {path.name for path in tmp_path.iterdir()} == {"paper", report.RUNS}
+    with pytest.raises(ValueError, match=r"No runs in .*empty/runs\. Compute them first"):
         report.draw(str(tmp_path / "empty"))
+
+
+def test_the_default_weights_have_a_page_with_the_headline_figure(tmp_path):
+    results = Results(str(tmp_path / report.RUNS))
+    for name in plots.HEADLINE_OPTIMIZERS:
+        add(results, BASE, name, [0.3, 0.4])
+    report.draw(str(tmp_path))
+    page = tmp_path / "default-weights"
+    text = (page / "RESULTS.md").read_text()
+    assert re.findall(r"!\[.*\]\((.*)\)", text) == ["headline.png"]
+    assert (page / "headline.png").read_bytes().startswith(b"\x89PNG")
+    assert report.SECTIONS["default-weights"].title in text
+    figure = plots.headline(results)
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata()[[0, -1]], [2.3, 0.5], rtol=1e-3)
+    assert len(figure.axes[0].lines) == 3
+    assert all(axes.get_yscale() == "log" for axes in figure.axes)
 
 
 def test_the_learned_update_is_the_rule_s(tmp_path):

@@ -1,15 +1,18 @@
-"""The paper's tables and figures.
+"""The tables and figures of the paper's experiments, the default weights and the Keras models.
 
-    python -m trainer.report --out=results/paper                        # all of them: hours
-    python -m trainer.report --out=results/quick --quick                # the same with two runs each
-    python -m trainer.report --out=results/paper --experiments=table2   # one
-    python -m trainer.report --out=results/paper --nocompute            # draw from the files that are there
+    python -m trainer.report --out=results                        # all of the paper's: hours
+    python -m trainer.report --out=quick --quick                  # the same with two runs each
+    python -m trainer.report --out=results --experiments=table2   # one
+    python -m trainer.report --out=results --nocompute            # draw from the files that are there
 
-Two steps: runs are computed into the folder's files, those that are there are not made again, so an
-interrupted computation goes on where it stopped; then RESULTS.md and the pictures are made from the files.
-Weights that do not ship are looked for in FOLDER/weights, then in --weights: those of Table 4, the
-replicates, and the peer's (`python -m trainer.convert --weights=vita_rnnprop_cl_il.npz
---out=FOLDER/weights/vita-rnnprop-cl-il`). A FOLDER/NOTES.md becomes a part of RESULTS.md.
+Two steps: runs are computed into FOLDER/runs, those that are there are not made again, so an interrupted
+computation goes on where it stopped; then three pages, each with its figures, are made from the runs that
+are there: RESULTS.md in FOLDER/paper, FOLDER/default-weights and FOLDER/keras-models. A NOTES.md beside a
+page becomes a part of it.
+
+Weights that do not ship are looked for in FOLDER/weights, then in --weights: the controls, those of Table 4,
+the replicates, and the peer's (`python -m trainer.convert --weights=vita_rnnprop_cl_il.npz
+--out=FOLDER/weights/vita-rnnprop-cl-il`).
 """
 
 from __future__ import annotations
@@ -51,9 +54,9 @@ if __name__ == "__main__":
     flags.DEFINE_bool("compute", True, "make the runs that are missing; --nocompute only draws")
     flags.DEFINE_bool("quick", False, "two runs of each and a coarse tuning, to see it all in minutes")
     flags.DEFINE_integer("jobs", os.cpu_count() or 1, "tasks computed at once", lower_bound=1)
-    flags.DEFINE_string("out", None, "folder of the runs, the tables and the figures", required=True)
+    flags.DEFINE_string("out", None, "folder of the runs and of the pages", required=True)
     flags.DEFINE_string(
-        "weights", os.path.join("results", "paper", report.WEIGHTS), "folder of weights that do not ship"
+        "weights", os.path.join("results", report.WEIGHTS), "folder of weights that do not ship"
     )
     flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
     commands.run(main)

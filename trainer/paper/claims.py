@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainer.evaluation.markdown import NOT_RUN, number
 from trainer.evaluation.results import Results
 from trainer.evaluation.summary import NotRunError, Summary, mean_curve, summary, tuning, verdict
 from trainer.paper.experiments import (
@@ -31,7 +32,7 @@ from trainer.paper.experiments import (
     TRADITIONAL,
     at_iteration,
 )
-from trainer.paper.tables import best_traditional, number
+from trainer.paper.tables import best_traditional
 from trainer.problems.catalog import PAPER_TASKS
 
 HOLDS, IN_PART, FAILS = "holds", "holds in part", "does not hold"
@@ -51,7 +52,8 @@ class Finding(NamedTuple):
     """What the runs say of a claim."""
 
     verdict: str
-    numbers: str
+    evidence: tuple[str, ...]
+    """The numbers that the verdict rests on, a sentence for each task."""
 
 
 class Claim(NamedTuple):
@@ -80,9 +82,12 @@ def _all(holding: Sequence[bool]) -> str:
     return HOLDS if all(holding) else IN_PART if any(holding) else FAILS
 
 
-def _versus(ours: Summary, name: str, theirs: Summary) -> str:
+def _versus(name: str, ours: Summary, rival: str, theirs: Summary) -> str:
     ratio = f"{ours.mean / theirs.mean:.3f}"
-    return f"{number(ours.mean)} against {number(theirs.mean)} of {name} ({verdict(ours, theirs)}, {ratio})"
+    return (
+        f"{name} {number(ours.mean)}, {rival} {number(theirs.mean)}, ratio {ratio}: "
+        f"{name} {verdict(ours, theirs)}"
+    )
 
 
 def _against_best(
@@ -93,12 +98,12 @@ def _against_best(
     steps: int | None = None,
 ) -> Finding:
     """Whether it holds of the optimizer's runs and the best traditional one's, task by task."""
-    holding, numbers = [], []
+    holding, evidence = [], []
     for task in tasks:
         ours, (name, theirs) = _get(results, task, optimizer, steps), _best(results, task, steps)
         holding.append(holds(ours, theirs))
-        numbers.append(f"{task}: {_versus(ours, name, theirs)}")
-    return Finding(_all(holding), "; ".join(numbers))
+        evidence.append(f"{task}: {_versus(optimizer, ours, name, theirs)}")
+    return Finding(_all(holding), tuple(evidence))
 
 
 def _beats_best(results: Results, optimizer: str, tasks: Sequence[str]) -> Finding:
@@ -124,26 +129,25 @@ def _comparable(results: Results, optimizer: str, tasks: Sequence[str], steps: i
     )
 
 
+def _both(first: Finding, second: Finding) -> Finding:
+    """Whether two findings both hold."""
+    return Finding(_all([one.verdict == HOLDS for one in (first, second)]), first.evidence + second.evidence)
+
+
 def _both_beat_all_on_the_base_mlp(results: Results) -> Finding:
     findings = [_beats_best(results, optimizer, [BASE]) for optimizer in (RNNPROP, DM)]
-    return Finding(
-        _all([one.verdict == HOLDS for one in findings]),
-        f"RNNprop {findings[0].numbers}; DMoptimizer {findings[1].numbers}",
-    )
+    return _both(*findings)
 
 
 def _dm_is_better_where_it_was_trained(results: Results) -> Finding:
     ours, theirs = _get(results, BASE, DM), _get(results, BASE, RNNPROP)
-    return Finding(_all([verdict(ours, theirs) == "won"]), _versus(ours, "RNNprop", theirs))
+    return Finding(_all([verdict(ours, theirs) == "won"]), (_versus(DM, ours, RNNPROP, theirs),))
 
 
 def _comparable_at_2000(results: Results) -> Finding:
     task = "mnist-nn-sigmoid-2000"
     findings = [_comparable(results, RNNPROP, [task]), _fails(results, DM, [task])]
-    return Finding(
-        _all([one.verdict == HOLDS for one in findings]),
-        f"RNNprop {findings[0].numbers}; DMoptimizer {findings[1].numbers}",
-    )
+    return _both(*findings)
 
 
 def _long_run(results: Results) -> Finding:
@@ -157,9 +161,13 @@ def _long_run(results: Results) -> Finding:
     overtaken = verdict(end, theirs) == "lost"
     return Finding(
         _all([rises, falls, overtaken]),
-        f"DMoptimizer's loss is lowest around step {(lowest + 0.5) * window:.0f} ({number(dm[lowest])}) and "
-        f"ends at {number(dm[-1])}; RNNprop's falls in {np.count_nonzero(np.diff(ours) < 0)} of "
-        f"{len(ours) - 1} thousands of steps and ends at {_versus(end, name, theirs)}",
+        (
+            f"{DM}: the loss is lowest around step {(lowest + 0.5) * window:.0f}, {number(dm[lowest])}, and "
+            f"{number(dm[-1])} at the end",
+            f"{RNNPROP}: the loss falls in {np.count_nonzero(np.diff(ours) < 0)} of {len(ours) - 1} spans of "
+            "1,000 steps",
+            f"final loss: {_versus(RNNPROP, end, name, theirs)}",
+        ),
     )
 
 
@@ -170,38 +178,42 @@ def _adams_interval(results: Results) -> Finding:
     if not by_rate:
         raise NotRunError(f"adam's learning rates on {task}")
     better = [rate for rate, loss in by_rate.items() if loss < ours]
-    numbers = f"RNNprop {number(ours)}; of Adam's tuning runs those are below it at " + (
-        ", ".join(f"{rate:.3g}" for rate in better) if better else "no rate"
-    )
+    rates = ", ".join(f"{rate:.3g}" for rate in better) or "none"
+    evidence = (f"{RNNPROP} {number(ours)}; learning rates at which Adam's tuning runs are below: {rates}",)
     if not better:
-        return Finding(IN_PART, numbers)
+        return Finding(IN_PART, evidence)
     low, high = ADAMS_INTERVAL
     there = max(better) >= low and min(better) <= high
     wide = max(better) / min(better)
-    return Finding(HOLDS if there and wide <= 4 else IN_PART if wide <= 16 else FAILS, numbers)
+    return Finding(HOLDS if there and wide <= 4 else IN_PART if wide <= 16 else FAILS, evidence)
 
 
 def _adam_is_the_best_traditional(results: Results) -> Finding:
-    holding, numbers = [], []
+    holding, evidence = [], []
     for depth, task in DEPTHS.items():
         adam, (name, best) = _get(results, task, "adam"), _best(results, task)
         holding.append(verdict(adam, best) != "lost")
-        numbers.append(f"{depth}: {'adam' if name == 'adam' else _versus(adam, name, best)}")
-    return Finding(_all(holding), "; ".join(numbers))
+        best_one = "adam is the best" if name == "adam" else _versus("adam", adam, name, best)
+        evidence.append(f"{_layers(depth)}: {best_one}")
+    return Finding(_all(holding), tuple(evidence))
+
+
+def _layers(depth: int) -> str:
+    return "1 hidden layer" if depth == 1 else f"{depth} hidden layers"
 
 
 def _wins_until_none_trains(results: Results) -> Finding:
-    holding, numbers = [], []
+    holding, evidence = [], []
     for depth, task in DEPTHS.items():
         ours, (name, theirs) = _get(results, task, RNNPROP), _best(results, task)
-        numbers.append(f"{depth} hidden layers: {_versus(ours, name, theirs)}")
+        evidence.append(f"{_layers(depth)}: {_versus(RNNPROP, ours, name, theirs)}")
         if ours.mean < UNTRAINED or theirs.mean < UNTRAINED:
             holding.append(verdict(ours, theirs) == "won")
-    return Finding(_all(holding), "; ".join(numbers))
+    return Finding(_all(holding), tuple(evidence))
 
 
 def _only_the_best_is_better(results: Results) -> Finding:
-    holding, numbers = [], []
+    holding, evidence = [], []
     for task in CNNS[1:3]:
         ours = _get(results, task, RNNPROP)
         rivals = {name: _get(results, task, name) for name in TRADITIONAL}
@@ -213,8 +225,10 @@ def _only_the_best_is_better(results: Results) -> Finding:
             ", ".join(f"{name} {number(rivals[name].mean)}" for name in names) or "none"
             for names in (better, tied)
         )
-        numbers.append("{}: {}; better: {}; lower but tied: {}".format(task, number(ours.mean), *listed))
-    return Finding(_all(holding), "; ".join(numbers))
+        evidence.append(
+            "{}: {} {}; better: {}; lower but tied: {}".format(task, RNNPROP, number(ours.mean), *listed)
+        )
+    return Finding(_all(holding), tuple(evidence))
 
 
 def _random_scaling_matters_most(results: Results) -> Finding:
@@ -230,12 +244,12 @@ def _random_scaling_matters_most(results: Results) -> Finding:
         (DM_TRICKS, DM),
     )
     holding = [verdict(found[better], found[worse]) == "won" for better, worse in pairs]
-    return Finding(_all(holding), ", ".join(f"{name} {number(one.mean)}" for name, one in found.items()))
+    return Finding(_all(holding), tuple(f"{name} {number(one.mean)}" for name, one in found.items()))
 
 
 def _fewer_iterations_with_the_convex_part(results: Results) -> Finding:
     """RNNprop's checkpoint after fewer iterations is not worse than the control's best one."""
-    holding, numbers = [], []
+    holding, evidence = [], []
     for task in (BASE, RELU):
         ours, theirs = (
             {k: _get(results, task, at_iteration(name, k)) for k in TABLE_4_ITERATIONS}
@@ -248,8 +262,8 @@ def _fewer_iterations_with_the_convex_part(results: Results) -> Finding:
             ", ".join(f"{number(one.mean)} after {k:,}" for k, one in found.items())
             for found in (ours, theirs)
         )
-        numbers.append(f"{task}: {with_it}; without it {without}")
-    return Finding(_all(holding), "; ".join(numbers))
+        evidence.append(f"{task}: with the convex part {with_it}; without it {without}")
+    return Finding(_all(holding), tuple(evidence))
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -319,4 +333,4 @@ def check(claim: Claim, results: Results) -> Finding:
     try:
         return claim.check(results)
     except NotRunError as missing:
-        return Finding("not run", str(missing))
+        return Finding(NOT_RUN, (f"missing: {missing}",))

@@ -125,10 +125,10 @@ PAPER: dict[str, tuple[Block, ...]] = {
         _block(RELU, (*REPLICATES, "adam"), FIGURE_9_STEPS),
     ),
 }
-"""Those of the paper."""
+"""The experiments of the paper: the blocks that each table, figure or claim is made from."""
 
 BEYOND: dict[str, tuple[Block, ...]] = {
-    "default": (
+    "default-weights": (
         *(_block(task, (*OURS, *COMPARED_WITH, *TRADITIONAL)) for task in PAPER_TASKS),
         *(
             _block(task, (*OURS, *COMPARED_WITH, *long_run_baselines(task)), steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 
@@ -12,11 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from trainer.evaluation.results import Results
 from trainer.evaluation.summary import NotRunError, mean_curve, reported, summary, tuning
 from trainer.paper.experiments import (
+    ADAM_DEFAULT,
+    BASE,
     BEYOND,
     CNNS,
     DEFAULT,
@@ -89,6 +91,11 @@ def _panels(results: Results, tasks: Sequence[str]) -> Figure:
     return figure
 
 
+def figure2(results: Results) -> Figure:
+    """The base MLP for 2,000 and 10,000 steps."""
+    return _panels(results, ["mnist-nn-sigmoid-2000", "mnist-nn-sigmoid-10000"])
+
+
 def figure3(results: Results) -> Figure:
     """Final loss after 10,000 steps by learning rate; RNNprop's as a dashed line."""
     figure, axes = plt.subplots(figsize=(5, 3.6))
@@ -103,6 +110,16 @@ def figure3(results: Results) -> Figure:
     return figure
 
 
+def figure4(results: Results) -> Figure:
+    """ReLU."""
+    return _panels(results, [RELU])
+
+
+def figure5(results: Results) -> Figure:
+    """Five hidden layers."""
+    return _panels(results, [DEPTHS[5]])
+
+
 def figure6(results: Results) -> Figure:
     """Final loss by the number of hidden layers."""
     figure, axes = plt.subplots(figsize=(5, 3.6))
@@ -115,6 +132,16 @@ def figure6(results: Results) -> Figure:
     axes.set(xlabel="hidden layers", ylabel="final loss after 100 steps", ylim=(0, 3.0))
     axes.legend(fontsize=7)
     return figure
+
+
+def figure7(results: Results) -> Figure:
+    """The four convolutional networks."""
+    return _panels(results, CNNS)
+
+
+def figure8(results: Results) -> Figure:
+    """The sine LSTM."""
+    return _panels(results, ["sin_lstm"])
 
 
 def figure9(results: Results) -> Figure:
@@ -148,6 +175,16 @@ def learned_update(npz: bytes) -> Figure:
     return figure
 
 
+def validation_models(results: Results) -> Figure:
+    """The Keras models by which weights are chosen."""
+    return keras_models(results, "keras-models")
+
+
+def test_models(results: Results) -> Figure:
+    """The Keras models looked at once."""
+    return keras_models(results, "keras-models-test")
+
+
 def keras_models(results: Results, experiment: str) -> Figure:
     """Validation loss by seconds of training, of the longest runs of each Keras model."""
     longest = {block.task: block.steps for block in BEYOND[experiment] if _there(results, block)}
@@ -172,22 +209,46 @@ def keras_models(results: Results, experiment: str) -> Figure:
     return figure
 
 
+HEADLINE: Mapping[str, str] = {
+    BASE: "MLP on MNIST",
+    CNNS[0]: "CNN on MNIST",
+    "sin_lstm-x2": "two-layer LSTM on noisy sines",
+}
+"""Tasks of the headline figure and what they are."""
+HEADLINE_OPTIMIZERS: Mapping[str, tuple[str, str]] = {
+    ADAM_DEFAULT: ("Adam, default learning rate 0.001", "tab:gray"),
+    "adam": ("Adam, learning rate tuned for each task", "tab:blue"),
+    DEFAULT: (f"RNNprop ({DEFAULT}), nothing tuned", "tab:red"),
+}
+"""Optimizers of the headline figure: label and colour."""
+
+
+def headline(results: Results) -> Figure:
+    """Mean loss by step of the default weights beside Adam, untuned and tuned."""
+    figure, grid = plt.subplots(1, len(HEADLINE), figsize=(10.5, 3.4), layout="constrained")
+    for axes, (task, title) in zip(grid, HEADLINE.items(), strict=True):
+        for name, (label, colour) in HEADLINE_OPTIMIZERS.items():
+            try:
+                curve = mean_curve(results, task, PAPER_TASKS[task].steps, name, window=1)
+            except NotRunError:
+                continue
+            axes.plot(curve, label=label, color=colour, lw=2.4 if name == DEFAULT else 1.6)
+        axes.set_title(title, fontsize=12)
+        axes.set_yscale("log")
+        axes.set_xlabel("step", fontsize=11)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(which="both", labelsize=10)
+        axes.grid(which="major", alpha=0.3)
+    grid[0].set_ylabel("training loss", fontsize=11)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=11, frameon=False)
+    return figure
+
+
 def _there(results: Results, block: Block) -> bool:
     return bool(reported(results, block.task, block.steps, DEFAULT))
-
-
-FIGURES: Mapping[str, Callable[[Results], Figure]] = {
-    "figure2": lambda results: _panels(results, ["mnist-nn-sigmoid-2000", "mnist-nn-sigmoid-10000"]),
-    "figure3": figure3,
-    "figure4": lambda results: _panels(results, [RELU]),
-    "figure5": lambda results: _panels(results, [DEPTHS[5]]),
-    "figure6": figure6,
-    "figure7": lambda results: _panels(results, CNNS),
-    "figure8": lambda results: _panels(results, ["sin_lstm"]),
-    "figure9": figure9,
-    "keras-models": lambda results: keras_models(results, "keras-models"),
-    "keras-models-test": lambda results: keras_models(results, "keras-models-test"),
-}
 
 
 def png(figure: Figure) -> bytes:

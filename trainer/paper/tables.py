@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from trainer.evaluation.markdown import MEAN, NOT_RUN, mean, median, number, rate, table
 from trainer.evaluation.results import Results
-from trainer.evaluation.summary import Summary, reported, summary, verdict
+from trainer.evaluation.summary import Summary, summary, verdict
 from trainer.paper import experiments
 from trainer.paper.experiments import (
     ACTIVATIONS,
-    ADAM_DEFAULT,
     BASE,
-    BEYOND,
-    COMPARED_WITH,
-    DEFAULT,
     DM,
-    KERAS_MODEL_BASELINES,
-    KERAS_MODEL_RUNS,
     LEARNED,
-    LONG_RUN_CNN_BASELINES,
     NO_CONVEX,
     NO_SCALING,
     OTHER_OPTIMIZEES,
     OTHER_OPTIMIZEES_STEPS,
-    OURS,
     RELU,
     REPLICATE_SEEDS,
     REPLICATED,
     RNNPROP,
-    SETTLING,
     SINES,
     TABLE_4_ITERATIONS,
     TRADITIONAL,
@@ -60,56 +53,31 @@ PAPER_TABLE_4: Mapping[str, Mapping[int, Sequence[float]]] = {
 
 STEPS = {name: task.steps for name, task in PAPER_TASKS.items()}
 
-NEAR = 1.1
-"""Up to this ratio a mean counts as near that of a tuned Adam."""
-
-ABOVE = 1.05
-"""A run ends above its start from this ratio on: the start is one batch's loss, the end a mean over many."""
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def number(value: float) -> str:
-    """Four digits, so that small and large losses both can be read."""
-    return f"{value:.4g}"
-
-
-def cell(found: Summary | None, rate: bool = False, printed: float | None = None) -> str:
-    """Mean, interval and median, the learning rate if asked for, the paper's number in brackets."""
-    if found is None:
-        return "not run"
-    mean, low, high = found.interval
-    text = f"{number(mean)} [{number(low)}, {number(high)}], {number(found.median)}"
-    text += f" at {found.rate:.3g}" if rate else ""
-    return text if printed is None else f"{text} (paper {printed})"
+PRINTED = "final loss in the paper"
+"""Header of the paper's own numbers."""
 
 
 def table2(results: Results) -> str:
     """Activations of the base MLP."""
-    return _with_printed_numbers(results, ACTIVATIONS, ("adam", DM, RNNPROP), PAPER_TABLE_2)
+    return _with_printed_numbers(results, ACTIVATIONS, PAPER_TABLE_2)
 
 
 def table3(results: Results) -> str:
     """The sine LSTM."""
-    return _with_printed_numbers(results, SINES, ("adam", "adagrad", DM, RNNPROP), PAPER_TABLE_3)
+    return _with_printed_numbers(results, SINES, PAPER_TABLE_3)
 
 
 def _with_printed_numbers(
-    results: Results,
-    tasks: Sequence[str],
-    optimizers: Sequence[str],
-    printed: Mapping[str, Mapping[str, float]],
+    results: Results, tasks: Sequence[str], printed: Mapping[str, Mapping[str, float]]
 ) -> str:
     rows = []
     for task in tasks:
-        found = {name: summary(results, task, STEPS[task], name) for name in optimizers}
-        cells = [cell(one, name in TRADITIONAL, printed[task][name]) for name, one in found.items()]
-        rows.append([task, *cells])
-    return markdown(["task", *optimizers], rows)
+        for name, value in printed[task].items():
+            found = summary(results, task, STEPS[task], name)
+            tuned = rate(found) if name in TRADITIONAL else ""
+            rows.append([task, name, mean(found), median(found), number(value), tuned])
+    header = ["task", "optimizer", MEAN, "median final loss", PRINTED, "tuned learning rate"]
+    return table(header, rows)
 
 
 def table4(results: Results) -> str:
@@ -118,11 +86,11 @@ def table4(results: Results) -> str:
     for task in (BASE, RELU):
         for iterations in TABLE_4_ITERATIONS:
             names = ("adam", at_iteration(RNNPROP, iterations), at_iteration(NO_CONVEX, iterations))
-            found = [summary(results, task, STEPS[task], name) for name in names]
-            printed = PAPER_TABLE_4[task][iterations]
-            cells = [cell(one, False, value) for one, value in zip(found, printed, strict=True)]
-            rows.append([task, f"{iterations:,}", *cells])
-    return markdown(["task", "iterations", "adam", "RNNprop", "without the convex part"], rows)
+            for name, value in zip(names, PAPER_TABLE_4[task][iterations], strict=True):
+                found = summary(results, task, STEPS[task], name)
+                rows.append([task, f"{iterations:,}", name, mean(found), median(found), number(value)])
+    header = ["task", "iterations of meta-training", "optimizer", MEAN, "median final loss", PRINTED]
+    return table(header, rows)
 
 
 def best_traditional(results: Results, task: str, steps: int) -> tuple[str, Summary] | None:
@@ -136,25 +104,81 @@ def best_traditional(results: Results, task: str, steps: int) -> tuple[str, Summ
     return best, there[best]
 
 
+class Duel(NamedTuple):
+    """An optimizer against the best traditional one on a task."""
+
+    task: str
+    steps: int
+    ours: Summary
+    theirs: Summary
+
+    @property
+    def place(self) -> str:
+        """The task, and the steps where they are not its own."""
+        return self.task if self.steps == STEPS[self.task] else f"{self.task} for {self.steps:,} steps"
+
+    @property
+    def ratio(self) -> float:
+        """Ratio of the mean final losses, ours to theirs."""
+        return self.ours.mean / self.theirs.mean
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.ours, self.theirs)
+
+
 def scorecard(
-    results: Results, optimizer: str = RNNPROP, places: Iterable[tuple[str, int]] = tuple(STEPS.items())
+    results: Results,
+    optimizer: str = RNNPROP,
+    tasks_and_steps: Iterable[tuple[str, int]] = tuple(STEPS.items()),
 ) -> str:
-    """An optimizer against the best traditional one, each tuned for the task; by default the 22 tasks."""
+    """An optimizer against the best traditional one, each tuned for the task; by default the 22 tasks.
+
+    The numbers, then the verdicts.
+    """
     rows: list[list[str]] = []
-    ratios: list[float] = []
-    verdicts: list[str] = []
-    for task, steps in places:
+    duels: list[Duel] = []
+    for task, steps in tasks_and_steps:
         ours, best = summary(results, task, steps, optimizer), best_traditional(results, task, steps)
-        rival = "not run" if best is None else f"{best[0]}: {cell(best[1], rate=True)}"
-        if ours is None or best is None:
-            rows.append([task, f"{steps:,}", cell(ours), rival, "", ""])
-            continue
-        _, theirs = best
-        ratios.append(ours.mean / theirs.mean)
-        verdicts.append(verdict(ours, theirs))
-        rows.append([task, f"{steps:,}", cell(ours), rival, f"{ratios[-1]:.3f}", verdicts[-1]])
-    table = markdown(["task", "steps", optimizer, "best traditional", "ratio", ""], rows)
-    return f"{table}\n\n{_count(ratios, verdicts)}" if any(map(math.isfinite, ratios)) else table
+        name, theirs = best or (NOT_RUN, None)
+        ratio = ""
+        if ours is not None and theirs is not None:
+            duels.append(Duel(task, steps, ours, theirs))
+            ratio = f"{duels[-1].ratio:.3f}"
+        row = [task, f"{steps:,}", mean(ours), name, mean(theirs), ratio]
+        rows.append([*row, median(ours), median(theirs), rate(theirs)])
+    header = [
+        "task",
+        "steps",
+        f"{optimizer}: {MEAN}",
+        "best traditional optimizer",
+        f"best traditional: {MEAN}",
+        "ratio of means",
+        f"{optimizer}: median final loss",
+        "best traditional: median final loss",
+        "best traditional: tuned learning rate",
+    ]
+    numbers = table(header, rows)
+    return f"{numbers}\n\n{_verdicts(optimizer, duels)}" if duels else numbers
+
+
+def _verdicts(optimizer: str, duels: Sequence[Duel]) -> str:
+    """Where the optimizer won, tied and lost, and what the ratios are on the whole."""
+    rows = []
+    for one in ("won", "tied", "lost"):
+        where = [duel.place for duel in duels if duel.verdict == one]
+        rows.append([f"{optimizer} {one}", str(len(where)), ", ".join(where)])
+    verdicts = table(["verdict", "number of tasks", "tasks"], rows)
+    return f"{verdicts}\n\n{_ratios([duel.ratio for duel in duels])}".rstrip()
+
+
+def _ratios(ratios: Sequence[float]) -> str:
+    finite = [ratio for ratio in ratios if math.isfinite(ratio) and ratio > 0]
+    if not finite:
+        return ""
+    text = f"Ratios of means: geometric mean {math.exp(np.mean(np.log(finite))):.3f}, worst {max(finite):.3f}"
+    others = len(ratios) - len(finite)
+    return f"{text}; {others} not finite." if others else f"{text}."
 
 
 def other_optimizees(results: Results) -> str:
@@ -162,26 +186,45 @@ def other_optimizees(results: Results) -> str:
     return scorecard(results, RNNPROP, [(task, OTHER_OPTIMIZEES_STEPS) for task in OTHER_OPTIMIZEES])
 
 
-def _tally(verdicts: Sequence[str]) -> str:
-    return ", ".join(f"{verdicts.count(one)} {one}" for one in ("won", "tied", "lost"))
+def the_22_tasks(results: Results) -> str:
+    """RNNprop against the best traditional optimizer, then all optimizers."""
+    return f"{scorecard(results)}\n\n{all_optimizers(results)}"
 
 
-def _count(ratios: Sequence[float], verdicts: Sequence[str]) -> str:
-    finite = [ratio for ratio in ratios if math.isfinite(ratio) and ratio > 0]
-    mean, worst = math.exp(np.mean(np.log(finite))), max(finite)
-    text = f"{_tally(verdicts)}. Ratios: geometric mean {mean:.3f}, worst {worst:.3f}"
-    others = len(ratios) - len(finite)
-    return f"{text}; {others} not finite." if others else f"{text}."
-
-
-def everything(results: Results) -> str:
-    """Final losses of all optimizers on all tasks."""
+def all_optimizers(results: Results) -> str:
+    """Final losses of all optimizers on all tasks, and the tuned learning rates."""
     names = LEARNED + TRADITIONAL
-    rows = []
-    for task, steps in STEPS.items():
-        found = [summary(results, task, steps, name) for name in names]
-        rows.append([task, *("" if one is None else cell(one) for one in found)])
-    return markdown(["task", *names], rows)
+    return "\n\n".join(
+        (
+            matrix(results, STEPS.items(), names, MEAN, mean),
+            matrix(results, STEPS.items(), names, "median final loss", median),
+            matrix(results, STEPS.items(), TRADITIONAL, "tuned learning rate", rate),
+        )
+    )
+
+
+def matrix(
+    results: Results,
+    tasks_and_steps: Iterable[tuple[str, int]],
+    optimizers: Sequence[str],
+    quantity: str,
+    shown: Callable[[Summary | None], str],
+) -> str:
+    """One quantity of some optimizers, by task.
+
+    Args:
+        results: the runs.
+        tasks_and_steps: a row for each.
+        optimizers: a column for each.
+        quantity: what the cells say, for the header.
+        shown: writes a cell.
+    """
+    rows = [
+        [task, f"{steps:,}", *(shown(summary(results, task, steps, name)) for name in optimizers)]
+        for task, steps in tasks_and_steps
+    ]
+    title = f"{quantity[0].upper()}{quantity[1:]}, by optimizer:"
+    return f"{title}\n\n{table(['task', 'steps', *optimizers], rows)}"
 
 
 def replicates(results: Results) -> str:
@@ -190,20 +233,29 @@ def replicates(results: Results) -> str:
     rows = []
     for task, steps in tasks:
         adam = summary(results, task, steps, "adam")
-        row = [f"{task}, {steps:,} steps", "" if adam is None else number(adam.mean)]
+        rows.append([task, f"{steps:,}", "adam", NOT_RUN if adam is None else number(adam.mean), *[""] * 4])
         for name in REPLICATED:
-            row.append(_spread([summary(results, task, steps, replicate(name, k)) for k in REPLICATE_SEEDS]))
-        rows.append(row)
-    preface = "Over meta-training seeds: mean ± standard deviation (each one's mean final loss)."
-    pairs = "; ".join(f"{rival}: {_pairs(results, tasks, rival)}" for rival in ("adam", DM, NO_SCALING))
-    return (
-        f"{preface}\n\n{markdown(['task', 'adam', *REPLICATED], rows)}\n\n"
-        f"{RNNPROP} against, by seed and task: {pairs}."
+            found = [summary(results, task, steps, replicate(name, seed)) for seed in REPLICATE_SEEDS]
+            rows.append([task, f"{steps:,}", name, *_spread(found)])
+    seeds = [f"mean final loss, meta-training seed {seed}" for seed in REPLICATE_SEEDS]
+    spread = ["mean final loss, all seeds", "standard deviation between seeds"]
+    header = ["task", "steps", "optimizer", *spread, *seeds]
+    rivals = [[name, *_tally(_pairs(results, tasks, name))] for name in ("adam", DM, NO_SCALING)]
+    return "\n\n".join(
+        (
+            table(header, rows),
+            f"{RNNPROP} against another optimizer of the same meta-training seed, each seed on each task:",
+            table(["against", "won", "tied", "lost"], rivals),
+        )
     )
 
 
-def _pairs(results: Results, tasks: Iterable[tuple[str, int]], rival: str) -> str:
-    """How often RNNprop won, tied and lost against Adam or another of the same meta-training seed."""
+def _tally(verdicts: Sequence[str]) -> list[str]:
+    return [str(verdicts.count(one)) for one in ("won", "tied", "lost")]
+
+
+def _pairs(results: Results, tasks: Iterable[tuple[str, int]], rival: str) -> list[str]:
+    """RNNprop's verdicts against Adam or another of the same meta-training seed."""
     verdicts = []
     for task, steps in tasks:
         for seed in REPLICATE_SEEDS:
@@ -212,126 +264,13 @@ def _pairs(results: Results, tasks: Iterable[tuple[str, int]], rival: str) -> st
             theirs = summary(results, task, steps, name)
             if ours is not None and theirs is not None:
                 verdicts.append(verdict(ours, theirs))
-    return _tally(verdicts)
+    return verdicts
 
 
-def _spread(found: Sequence[Summary | None]) -> str:
+def _spread(found: Sequence[Summary | None]) -> list[str]:
     """Mean and standard deviation over meta-training seeds, and each one's mean final loss."""
-    each = ", ".join("not run" if one is None else number(one.mean) for one in found)
+    each = [NOT_RUN if one is None else number(one.mean) for one in found]
     means = [one.mean for one in found if one is not None]
     if len(means) < len(found):
-        return each
-    return f"{number(float(np.mean(means)))} ± {number(float(np.std(means, ddof=1)))} ({each})"
-
-
-def default(results: Results) -> str:
-    """Ours on the 22 tasks and on longer runs."""
-    places = list(dict.fromkeys((block.task, block.steps) for block in BEYOND["default"]))
-    names = (*OURS, *COMPARED_WITH)
-    rows = [
-        [f"{task}, {steps:,}", *(cell(summary(results, task, steps, name)) for name in names)]
-        for task, steps in places
-    ]
-    parts = (
-        *_judged(results, DEFAULT, places),
-        f"The same network under the rule whose steps become smaller once gradients have, {SETTLING}:",
-        *_judged(results, SETTLING, places),
-        f"On the CNN's long runs the traditional ones are {', '.join(LONG_RUN_CNN_BASELINES)} alone.",
-        "Both beside others:",
-        markdown(["task, steps", *names], rows),
-    )
-    return "\n\n".join(parts)
-
-
-def _judged(results: Results, optimizer: str, places: Sequence[tuple[str, int]]) -> tuple[str, str]:
-    return scorecard(results, optimizer, places), _above_the_start(results, optimizer, places)
-
-
-def _above_the_start(results: Results, optimizer: str, places: Iterable[tuple[str, int]]) -> str:
-    """How many runs ended well above the loss of their first batch."""
-    above, runs = [], 0
-    for task, steps in places:
-        if not (rows := reported(results, task, steps, optimizer)):
-            continue
-        starts = results.curves(rows)["loss"][:, 0]
-        ends = [row.final_loss for row in rows]
-        count = sum(not end <= ABOVE * start for end, start in zip(ends, starts, strict=True))
-        above += [f"{count} of {task} ({steps:,} steps)"] if count else []
-        runs += len(rows)
-    share, listed = f"{ABOVE - 1:.0%}", ", ".join(above) or "none"
-    return f"Of {runs:,} runs of {optimizer} these ended more than {share} above their first loss: {listed}."
-
-
-def keras_models(results: Results, experiment: str) -> str:
-    """Ours on Keras models: training losses, and what the model was worth at the end."""
-    preface = (
-        "Keras's own initialisers, `fit`. Losses are those of the model as it predicts, on at most 2,000 "
-        "examples evenly spaced. adam and adamw-cosine (weight decay 0.004, Keras's default) are tuned on "
-        "the training loss of a run with another seed, adam-default is Adam at 0.001. Seconds depend on what "
-        "else ran beside: compare them where the report ran with `--jobs=1`."
-    )
-    names = (*OURS, *KERAS_MODEL_BASELINES)
-    by_block = {
-        block: {name: summary(results, block.task, block.steps, name) for name in names}
-        for block in BEYOND[experiment]
-    }
-    losses, ends = [], []
-    for block, found in by_block.items():
-        if not any(found.values()):
-            continue
-        place = f"{block.task}, {block.steps:,}"
-        ratios = (_ratio(found[name], found["adam"]) for name in OURS)
-        shown = ["" if ratio is None else f"{ratio:.3f}" for ratio in ratios]
-        losses.append(
-            [
-                place,
-                *(cell(one, rate=name in KERAS_MODEL_BASELINES[1:]) for name, one in found.items()),
-                *shown,
-            ]
-        )
-        ends.append([place, *(_end(results, block, name) for name in names)])
-    titles = ("Training loss", "Validation loss, accuracy where there is one, seconds of training")
-    parts = (
-        markdown(["model, steps", *names, *more], rows)
-        for rows, more in ((losses, [f"{name} / adam" for name in OURS]), (ends, []))
-    )
-    sections = (f"{title}:\n\n{part}" for title, part in zip(titles, parts, strict=True))
-    return "\n\n".join([preface, _near_rivals(by_block), *sections])
-
-
-def _ratio(ours: Summary | None, theirs: Summary | None) -> float | None:
-    """Of the mean final losses, where both were run."""
-    return None if ours is None or theirs is None else ours.mean / theirs.mean
-
-
-def _near_rivals(by_block: Mapping[experiments.Block, Mapping[str, Summary | None]]) -> str:
-    """By number of steps: on how many Keras models ours end below Adam as it comes, and near tuned ones."""
-    lines = []
-    for name in OURS:
-        for steps in KERAS_MODEL_RUNS:
-            counts = []
-            for rival, most in zip(KERAS_MODEL_BASELINES, (1.0, NEAR, NEAR), strict=True):
-                pairs = [(one[name], one[rival]) for block, one in by_block.items() if block.steps == steps]
-                good = [_within(ours, theirs, most) for ours, theirs in pairs if ours and theirs]
-                counts.append(f"{sum(good)} of {len(good)}")
-            lines.append([name, f"{steps:,}", *counts])
-    near = [f"at most {NEAR:g} times {rival}, tuned" for rival in KERAS_MODEL_BASELINES[1:]]
-    return markdown(["", "steps", f"at most {ADAM_DEFAULT}", *near], lines)
-
-
-def _within(ours: Summary, theirs: Summary, most: float) -> bool:
-    """Whether the mean is at most so many times the other's, one that is not finite being the worst."""
-    return math.isfinite(ours.mean) and not ours.mean > most * theirs.mean
-
-
-def _end(results: Results, block: experiments.Block, name: str) -> str:
-    """Validation loss, accuracy and seconds at the end of a Keras model's runs, means."""
-    rows = reported(results, block.task, block.steps, name)
-    if not rows:
-        return "not run"
-    curves = results.curves(rows)
-    loss, accuracy, seconds = (
-        curves[name][:, -1].mean() for name in ("validation_loss", "validation_accuracy", "seconds")
-    )
-    measured = [number(loss), *([] if math.isnan(accuracy) else [f"{accuracy:.3f}"]), f"{seconds:.1f} s"]
-    return ", ".join(measured)
+        return [NOT_RUN, NOT_RUN, *each]
+    return [number(float(np.mean(means))), number(float(np.std(means, ddof=1))), *each]

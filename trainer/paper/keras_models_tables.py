@@ -1,0 +1,121 @@
+"""Tables of the default weights on Keras models, in Markdown. Reads results only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from trainer.evaluation.block import Block
+from trainer.evaluation.markdown import MEAN, NOT_RUN, mean, median, number, rate, table
+from trainer.evaluation.results import Results
+from trainer.evaluation.summary import Summary, reported, summary
+from trainer.paper.experiments import (
+    ADAM_DEFAULT,
+    BEYOND,
+    KERAS_MODEL_BASELINES,
+    KERAS_MODEL_RUNS,
+    OURS,
+)
+
+NEAR = 1.1
+"""Up to this ratio a mean counts as near that of a tuned optimizer."""
+
+NAMES = (*OURS, *KERAS_MODEL_BASELINES)
+TUNED = KERAS_MODEL_BASELINES[1:]
+
+PREFACE = (
+    "Runs under `fit` of models with Keras's own initialisers. Losses are those of the model as it predicts, "
+    "on at most 2,000 examples evenly spaced. adam and adamw-cosine (weight decay 0.004, Keras's default) "
+    "are tuned on the training loss of a run with another seed, adam-default is Adam at 0.001. Seconds "
+    "depend on what else ran beside: compare them where the report ran with `--jobs=1`."
+)
+
+
+def validation_models(results: Results) -> str:
+    """The Keras models by which weights are chosen."""
+    return keras_models(results, "keras-models")
+
+
+def test_models(results: Results) -> str:
+    """The Keras models looked at once."""
+    return keras_models(results, "keras-models-test")
+
+
+def keras_models(results: Results, experiment: str) -> str:
+    """The default weights on Keras models: training losses, and what the model was worth at the end."""
+    every = {
+        block: {name: summary(results, block.task, block.steps, name) for name in NAMES}
+        for block in BEYOND[experiment]
+    }
+    found = {block: by_name for block, by_name in every.items() if any(by_name.values())}
+
+    def losses(
+        quantity: str, names: Sequence[str], shown: Callable[[Mapping[str, Summary | None], str], str]
+    ) -> str:
+        rows = [[*_place(block), *(shown(one, name) for name in names)] for block, one in found.items()]
+        return _titled(quantity, names, rows)
+
+    def ends(quantity: str, column: str, digits: Callable[[float], str]) -> str:
+        rows = [
+            [*_place(block), *(_end(results, block, name, column, digits) for name in NAMES)]
+            for block in found
+        ]
+        return _titled(quantity, NAMES, [row for row in rows if set(row[2:]) - {"", NOT_RUN}])
+
+    return "\n\n".join(
+        (
+            PREFACE,
+            _near_baselines(every),
+            losses(f"final training loss: {MEAN}", NAMES, lambda one, name: mean(one[name])),
+            losses("ratio of the mean final training loss to tuned adam's", OURS, _ratio_to_adam),
+            losses("median final training loss", NAMES, lambda one, name: median(one[name])),
+            losses("tuned learning rate", TUNED, lambda one, name: rate(one[name])),
+            ends("validation loss at the end, mean", "validation_loss", number),
+            ends("validation accuracy at the end, mean", "validation_accuracy", "{:.3f}".format),
+            ends("seconds of training, mean", "seconds", "{:.1f}".format),
+        )
+    )
+
+
+def _place(block: Block) -> list[str]:
+    return [block.task, f"{block.steps:,}"]
+
+
+def _titled(quantity: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    title = f"{quantity[0].upper()}{quantity[1:]}, by optimizer:"
+    return f"{title}\n\n{table(['model', 'steps', *names], rows)}"
+
+
+def _ratio_to_adam(found: Mapping[str, Summary | None], name: str) -> str:
+    ours, theirs = found[name], found["adam"]
+    return NOT_RUN if ours is None or theirs is None else f"{ours.mean / theirs.mean:.3f}"
+
+
+def _near_baselines(found: Mapping[Block, Mapping[str, Summary | None]]) -> str:
+    """By number of steps: on how many Keras models ours end below the untuned Adam, and near tuned ones."""
+    rows = []
+    for name in OURS:
+        for steps in KERAS_MODEL_RUNS:
+            counts = []
+            for rival, most in zip(KERAS_MODEL_BASELINES, (1.0, NEAR, NEAR), strict=True):
+                pairs = [(one[name], one[rival]) for block, one in found.items() if block.steps == steps]
+                good = [_within(ours, theirs, most) for ours, theirs in pairs if ours and theirs]
+                counts.append(f"{sum(good)} of {len(good)}")
+            rows.append([name, f"{steps:,}", *counts])
+    near = [f"models with at most {NEAR:g} times the loss of tuned {rival}" for rival in TUNED]
+    header = ["optimizer", "steps", f"models with at most the loss of {ADAM_DEFAULT}", *near]
+    return f"On how many models the mean final training loss is low:\n\n{table(header, rows)}"
+
+
+def _within(ours: Summary, theirs: Summary, most: float) -> bool:
+    """Whether the mean is at most so many times the other's, one that is not finite being the worst."""
+    return math.isfinite(ours.mean) and not ours.mean > most * theirs.mean
+
+
+def _end(results: Results, block: Block, name: str, column: str, digits: Callable[[float], str]) -> str:
+    """A measurement at the end of a Keras model's runs, mean; empty where it has no meaning."""
+    rows = reported(results, block.task, block.steps, name)
+    if not rows:
+        return NOT_RUN
+    value = float(results.curves(rows)[column][:, -1].mean())
+    return "" if math.isnan(value) else digits(value)
