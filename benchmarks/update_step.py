@@ -81,7 +81,7 @@ def matmul_limit() -> Callable[[], Any]:
 
 
 def operations(network: coordinatewise.Network) -> int:
-    """Of the matrix products, for a parameter and step."""
+    """Operations of the matrix products, for one parameter and step."""
     kernels = [w for w in tf.nest.flatten(network) if len(w.shape) == 2]
     return 2 * sum(int(np.prod(w.shape)) for w in kernels)
 

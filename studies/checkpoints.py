@@ -52,5 +52,5 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("run_dir", None, "folder of the run", required=True)
     flags.DEFINE_list("tasks", ["mnist-nn-elu-100", "mnist-nn-relu-100"], "names of trainer.problems.catalog")
-    flags.DEFINE_integer("runs", 8, "of each checkpoint on each task", lower_bound=2)
+    flags.DEFINE_integer("runs", 8, "runs of each checkpoint on each task", lower_bound=2)
     commands.run(main)

@@ -33,10 +33,10 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("weights", "rnnprop-1", "a name or folder")
-    flags.DEFINE_list("tasks", losses.SMALL, "of the catalog or the Keras models")
-    flags.DEFINE_integer("steps", 2_000, "of a run", lower_bound=1)
-    flags.DEFINE_integer("runs", 2, "of each", lower_bound=1)
+    flags.DEFINE_string("weights", "rnnprop-1", "name or folder of RNNprop weights")
+    flags.DEFINE_list("tasks", losses.SMALL, "names of tasks of trainer.problems.catalog or of Keras models")
+    flags.DEFINE_integer("steps", 2_000, "steps of a run", lower_bound=1)
+    flags.DEFINE_integer("runs", 2, "runs of each cell, whose mean it shows", lower_bound=1)
     flags.DEFINE_float("beta_3", 0.9999, "decay of the longer memory, below 1", lower_bound=0.0)
-    flags.DEFINE_list("settlings", ["0", "1", "2", "3", "4"], "0 leaves the steps as they are")
+    flags.DEFINE_list("settlings", ["0", "1", "2", "3", "4"], "values; 0 leaves the steps as they are")
     commands.run(main)

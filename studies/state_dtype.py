@@ -106,7 +106,9 @@ if __name__ == "__main__":
         + ["mnist-nn-sigmoid-2000", "sin_lstm"],
         "names of the catalog; what the file says of others stays there",
     )
-    flags.DEFINE_string("weights", "rnnprop-quick", "a name or folder; a file of others' is begun anew")
+    flags.DEFINE_string(
+        "weights", "rnnprop-quick", "name or folder of weights; a file of others' is begun anew"
+    )
     flags.DEFINE_integer("runs", 20, "runs of a task of 100 steps, from seed 0 on; longer ones get a quarter")
     flags.DEFINE_string("data_dir", None, "TFDS's folder")
     flags.DEFINE_string("out", "results/benchmarks/state_dtype.json", "where to write")

@@ -29,7 +29,7 @@ KERAS_STEPS = 200
 
 
 class Rising(keras.optimizers.schedules.LearningRateSchedule):
-    """Along a line to `peak()` at step `warmup`, a variable, so that one compiled program serves all."""
+    """A rate that rises along a line to `peak()` at step `warmup`, a variable: one program serves all."""
 
     def __init__(self, peak: Callable[[], tf.Tensor], warmup: tf.Variable) -> None:
         self.peak = peak
@@ -66,8 +66,8 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("weights", "rnnprop-quick", "a name or folder")
-    flags.DEFINE_list("tasks", losses.SMALL, "of the catalog or the Keras models")
-    flags.DEFINE_list("warmups", ["1", "10", "20", "40", "80"], "steps; 1 is none")
-    flags.DEFINE_integer("runs", 3, "of each", lower_bound=1)
+    flags.DEFINE_string("weights", "rnnprop-quick", "name or folder of RNNprop weights")
+    flags.DEFINE_list("tasks", losses.SMALL, "names of tasks of trainer.problems.catalog or of Keras models")
+    flags.DEFINE_list("warmups", ["1", "10", "20", "40", "80"], "lengths of the warm-up in steps; 1 is none")
+    flags.DEFINE_integer("runs", 3, "runs of each cell, whose mean it shows", lower_bound=1)
     commands.run(main)

@@ -16,7 +16,7 @@ from trainer.config import preset
 
 ROOT = Path(__file__).parent.parent
 TASK = "--tasks=digits-nn-relu-100"
-TINY_RUN = dataclasses.replace(preset("demo"), iterations=2, steps=4, period=2, checkpoint_every=1)
+TINY_RUN = dataclasses.replace(preset("demo"), iterations=2, episode_steps=4, period=2, checkpoint_every=1)
 
 STUDIES = {
     "checkpoints": [TASK, "--runs=2", "--run_dir=run"],

@@ -73,8 +73,8 @@ def run(config: MetaTrainConfig, folder: str, epochs: int, seeds: range) -> list
     # A demo that was interrupted goes on; one that was finished keeps its weights.
     meta_train.train(config, run_dir, resume=True)
     chosen = export.export(run_dir, weights, recipe="make demo")
-    print(f"2. What it learned in the first {chosen.record['iteration']} is in {weights}.")
-    print("3. A convolutional network that it has not seen is trained with it, and with others to compare:")
+    print(f"2. The checkpoint after {chosen.record['iteration']} is chosen: its weights are in {weights}.")
+    print("3. A convolutional network that RNNprop has not seen is trained with it, and with Adam:")
     print(f"   {epochs} epochs, {len(seeds)} times with each; means, and the seconds of one training.\n")
     fits = compare(weights, epochs, seeds)
     comparison.draw(fits, os.path.join(folder, "losses.png"), title="A CNN on digits, nothing tuned")
