@@ -36,8 +36,12 @@ ALPHA = 0.1
 RULE = RNNpropRule()
 
 
-def weights(seed, architecture=Architecture()):  # noqa: B008, it is immutable
-    return tf.nest.map_structure(tf.constant, coordinatewise.initial_weights(architecture, seed))
+SIZES = Architecture(preprocess=(5,), lstm=(6, 4))
+
+
+def weights(seed):
+    """Weights of a small network, large enough for visible steps."""
+    return tf.nest.map_structure(lambda w: tf.constant(3.0 * w), coordinatewise.initial_weights(SIZES, seed))
 
 
 def learned(network):
@@ -90,9 +94,10 @@ def test_the_objective_is_how_far_the_pupil_is_from_the_teacher_period_after_per
     estimator = imitation(LearnedTeacher(RULE, network, reads_pupil=reads_pupil), warmup)
     period = first_period(estimator, weights(3))
     lstm = period.episode.carry.state.lstm
+    estimate = tf.function(estimator.estimate, autograph=False)  # traced once for both periods
     for _ in range(2):
         expected, carry, lstm = by_hand(period, network, warmup, lstm)
-        found = estimator.estimate(period)
+        found = estimate(period)
         np.testing.assert_allclose(found.objective, expected, rtol=1e-4)
         # The pupil's path.
         np.testing.assert_allclose(found.episode.carry.params, carry.params, rtol=1e-4, atol=1e-6)
@@ -159,35 +164,36 @@ def test_any_optimizer_may_be_the_teacher():
     """A pupil that is taught for a while does more as it does; its state goes from period to period."""
     estimator = imitation(SignOfMomentum(), alpha=0.01)
     period = first_period(estimator, weights(3))
-    found = estimator.estimate(period)
+    estimate = tf.function(estimator.estimate, autograph=False)
+    found = estimate(period)
     assert np.abs(found.episode.memory.state[0]).max() > 0
     slope = float(np.sum(flat(found.gradient) ** 2))
     network = tf.nest.map_structure(
         lambda w, g: w - 0.05 / np.sqrt(slope) * g, period.network, found.gradient
     )
-    again = estimator.estimate(period._replace(network=network))
-    assert float(again.objective) < float(found.objective) - 0.01
+    again = estimate(period._replace(network=network))
+    # At least half of what the gradient promises.
+    assert float(again.objective) < float(found.objective) - 0.5 * 0.05 * np.sqrt(slope)
+    assert slope > 1e-4
 
 
-@pytest.mark.parametrize(("progress", "weight"), [(0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (0.9, 0.0)])
-def test_the_teacher_shares_in_the_steps_at_first(progress, weight):
-    """Half of meta-training; the first step is the weighted mean of both."""
-    estimator = imitation(SignOfMomentum(), teacher_share=0.5)
-    period = first_period(estimator, weights(3), progress)
-    carry, constants, _ = period.episode
-    problem, rule, batches = period.problem, RULE, period.batches
-    _, gradient = unroll.loss_and_gradient(
-        problem, carry.params, constants, tf.nest.map_structure(lambda b: b[0], batches)
-    )
-    ours, _ = rule.update(period.network, carry.state, gradient, 1.0)
-    expected = carry.params + ALPHA * (weight * -0.5 * tf.sign(gradient) + (1.0 - weight) * ours)
-    one_step = Imitation(
-        rule=rule, alpha=ALPHA, objective=Objective(period=1), teacher=SignOfMomentum(), sample=1.0,
+def test_the_teacher_shares_in_the_steps_of_the_first_half():
+    """The first step is the weighted mean of both, in which the teacher's weight falls to 0."""
+    estimator = Imitation(
+        rule=RULE, alpha=ALPHA, objective=Objective(period=1), teacher=SignOfMomentum(), sample=1.0,
         teacher_share=0.5,
     )  # fmt: skip
-    after = one_step.estimate(period).episode.carry
-    np.testing.assert_allclose(after.params, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(after.partner[0], gradient, rtol=1e-5, atol=1e-7)
+    period = first_period(estimator, weights(3))
+    estimate = tf.function(estimator.estimate, autograph=False)
+    carry, constants, _ = period.episode
+    batch = tf.nest.map_structure(lambda b: b[0], period.batches)
+    _, gradient = unroll.loss_and_gradient(period.problem, carry.params, constants, batch)
+    ours, _ = RULE.update(period.network, carry.state, gradient, 1.0)
+    for progress, weight in ((0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (0.9, 0.0)):
+        after = estimate(period._replace(progress=tf.constant(progress))).episode.carry
+        expected = carry.params + ALPHA * (weight * -0.5 * tf.sign(gradient) + (1.0 - weight) * ours)
+        np.testing.assert_allclose(after.params, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(after.partner[0], gradient, rtol=1e-5, atol=1e-7)
 
 
 def test_a_pupil_may_be_smaller_than_its_teacher():
