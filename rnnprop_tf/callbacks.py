@@ -1,4 +1,4 @@
-"""What the optimizer is doing, in TensorBoard."""
+"""Statistics of the optimizer's steps, and a callback that shows them in TensorBoard."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class UpdateStatistics(NamedTuple):
 
 
 def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics]:
-    """How large the last step was, for each variable. For a training loop of your own, between two steps.
+    """Size of the last step, for each variable. For a training loop of your own, between two steps.
 
     Directions are not stored. They are computed again, exactly, from the h that the top LSTM layer ended
     with, see `rnnprop_tf.rule.Rule.last_direction`. Three things follow from what h is:

@@ -1,4 +1,4 @@
-"""How a rule runs over the variables of a model: layout, grouping, chunks, compilation.
+"""Updates of a model's variables by a rule: layout, grouping, chunks, compilation.
 
 Nothing here changes what a rule computes: for each variable the results are those of `rule.update` on its
 flattened coordinates. The choices, each measured on an AMD EPYC (nanoseconds of one core for a coordinate and

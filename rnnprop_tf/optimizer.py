@@ -43,7 +43,7 @@ class KerasArguments(TypedDict, total=False):
 
 
 class LearnedOptimizer(keras.optimizers.Optimizer):
-    """What RNNprop and DMOptimizer share: state, updates, saving. Abstract; use one of the two.
+    """Base class of RNNprop and DMOptimizer: state, updates, saving. Abstract; use one of the two.
 
     Attributes:
         network: the learned weights, float32 NumPy arrays.
@@ -492,7 +492,7 @@ def _check_rate(name: str, value: float) -> None:
 
 
 def _usable(gradient: Tensor) -> Tensor:
-    """Where a gradient's square is finite in float32; an infinite one would stay in the running mean."""
+    """Mask of gradients whose square is finite in float32; an infinite one would stay in the running mean."""
     return tf.math.is_finite(tf.square(tf.cast(gradient, "float32")))
 
 

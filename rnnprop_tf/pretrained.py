@@ -72,7 +72,7 @@ _SHIPPED = Path(__file__).parent / "weights"
 CONTROLS = ("dm-paper", "dm-paper-tricks", "rnnprop-paper-no-convex", "rnnprop-paper-no-scaling")
 """Weights that the paper's experiments compare with. They are no part of the package."""
 CONTROLS_FOLDER = "results/weights"
-"""Where they lie in the repository."""
+"""Folder of the controls in the repository."""
 
 _reprlib = reprlib.Repr()
 _reprlib.maxlist = _reprlib.maxtuple = 40
@@ -327,7 +327,7 @@ def _parse_tensors(path: str, model: bytes, shapes: dict[str, tuple[int, ...]]) 
     return tensors
 
 
-# What `save` writes.
+# Content of the files that `save` writes.
 
 
 def _model_bytes(folder: str, network: Network) -> bytes:

@@ -1,4 +1,4 @@
-"""What RNNprop will cost for a model on this machine, known before training."""
+"""Cost of RNNprop for a model on this machine, known before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 class Cost(NamedTuple):
-    """What one optimizer costs for a model."""
+    """Cost of one optimizer for a model."""
 
     name: str
     state_bytes: int
@@ -68,7 +68,7 @@ def profile(
 def _measure(optimizer: keras.optimizers.Optimizer, model: keras.Model, temporary: int, updates: int) -> Cost:
     variables = [keras.Variable(tf.zeros(v.shape), dtype=v.dtype) for v in model.trainable_variables]
     gradients = [tf.cast(tf.random.normal(v.shape), v.dtype) for v in variables]
-    # As `fit` does by default: compiled on a GPU only.
+    # Compiled on a GPU only, as `fit` does by default.
     compiled = bool(tf.config.list_logical_devices("GPU"))
     step = tf.function(lambda: optimizer.apply(gradients, variables), jit_compile=compiled, autograph=False)
     optimizer.build(variables)

@@ -86,7 +86,7 @@ Accumulators: TypeAlias = Any
 
 
 class RuleState(NamedTuple):
-    """What a rule remembers of N coordinates."""
+    """State of a rule for N coordinates."""
 
     accumulators: Accumulators
     """An instance of the rule's `accumulators_class`."""
@@ -95,7 +95,7 @@ class RuleState(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What one step shows a rule of N coordinates, before any weight is used."""
+    """Observation of N coordinates in one step, before any weight is used."""
 
     inputs: Tensor
     """[I, N]: what the network reads, nothing else."""
@@ -144,7 +144,7 @@ class Rule(ABC):
 
     @abstractmethod
     def inputs(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Tensor:
-        """What the network reads.
+        """Inputs of the network.
 
         Args:
             accumulators: each [N], this step's gradient included.
@@ -191,7 +191,7 @@ class Rule(ABC):
         return None
 
     def initial_state(self, network: Network, coordinates: int, dtype: str = "float32") -> RuleState:
-        """What a rule remembers before the first step: nothing, all zeros.
+        """The state before the first step, all zeros.
 
         Args:
             network: the learned weights, for their sizes.
@@ -386,8 +386,8 @@ class SettlingRule(RNNpropRule):
     its steps are as long when only noise or nearly nothing is left of them. Here u remembers squared
     gradients for 1 / (1 - beta_3) steps, and the direction is multiplied by
     min(1, (sqrt(v^) + epsilon) / (settling sqrt(u) + epsilon))^2. u is not bias-corrected: in its first steps
-    it is small, and the rule is RNNprop's. Of gradients that stay as they are, steps end at 1 / settling^2 of
-    RNNprop's, if that is below 1.
+    it is small, and the rule is RNNprop's. While gradients stay as large as they are, steps end at
+    1 / settling^2 of RNNprop's, if that is below 1.
 
     A coordinate whose gradients were once K times as large as they are now pays with steps that are shorter
     by K^2, for 1 / (1 - beta_3) steps: one huge gradient, or targets far from the first outputs, can keep a

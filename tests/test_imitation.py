@@ -220,6 +220,16 @@ def test_meta_training_learns_the_warm_up_and_is_resumed_exactly():
         np.testing.assert_array_equal(ours.numpy(), theirs)
 
 
+def test_a_run_that_a_teacher_shares_in_cannot_be_made_longer():
+    """The teacher's weight in the steps falls with the share of all iterations that is done."""
+    longer = dataclasses.replace(CONFIG, iterations=20)
+    longer.check_continues(CONFIG.as_dict())
+    shared = dataclasses.replace(CONFIG, teacher_share=0.5)
+    shared.check_continues(shared.as_dict())
+    with pytest.raises(ValueError, match=r"iterations: expected 12, as the teacher's share .* Received: 20"):
+        dataclasses.replace(shared, iterations=20).check_continues(shared.as_dict())
+
+
 def test_what_cannot_be_imitated_is_told():
     for setting in (
         {"plain_tape": True},
@@ -231,6 +241,8 @@ def test_what_cannot_be_imitated_is_told():
             ValueError, match="teacher: expected none with plain_tape, convex_dimension, meta_b"
         ):
             dataclasses.replace(CONFIG, **setting)
+    with pytest.raises(ValueError, match=r"; for one give --convex_dimension=0 --last_batches=1\. Received"):
+        dataclasses.replace(CONFIG, convex_dimension=3, last_batches=4)
     with pytest.raises(ValueError, match="teacher_warmup: expected 0 without a teacher"):
         dataclasses.replace(CONFIG, teacher="")
     with pytest.raises(ValueError, match="teacher_share: expected 0 without a teacher"):

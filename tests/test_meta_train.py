@@ -369,31 +369,36 @@ def test_a_checkpoint_holds_everything(tmp_path, config, stop):
     assert second.checkpoint().record == record
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Counting(Tape):
     """Keeps how many periods it has seen, as an estimator with a buffer of its own would."""
 
+    seen: tf.Variable
+
     def estimate(self, period):
-        object.__setattr__(self, "seen", getattr(self, "seen", 0) + 1)
+        self.seen.assign_add(1)
         return super().estimate(period)
 
     def tensors(self):
-        return {"seen": np.array(getattr(self, "seen", 0))}
+        return {"seen": self.seen.numpy()}
 
     def restore(self, tensors):
-        object.__setattr__(self, "seen", int(tensors["seen"]))
+        self.seen.assign(tensors["seen"])
 
 
 def test_what_an_estimator_keeps_is_in_the_checkpoint(tmp_path):
     rule, alpha, objective = TINY.update_rule, TINY.alpha, TINY.objective
     trainers = []
     for _ in range(2):
-        counting = Counting(rule=rule, alpha=alpha, objective=objective)
+        counting = Counting(rule=rule, alpha=alpha, objective=objective, seen=tf.Variable(0))
         with mock.patch.object(meta_train.estimators, "estimator", return_value=counting):
             trainers.append(MetaTrainer(TINY))
-    trainers[0].train_episode()
+    for _ in range(2):
+        trainers[0].train_episode()
     checkpoint.save(str(tmp_path), trainers[0].checkpoint())
-    saved = checkpoint.load(checkpoint.path_of(str(tmp_path), 1))
-    assert saved.tensors["estimator.seen"] > 0
+    saved = checkpoint.load(checkpoint.path_of(str(tmp_path), 2))
+    # One trace, but each period counts.
+    assert saved.tensors["estimator.seen"] == 2 * TINY.episode_steps // TINY.period
     trainers[1].restore(saved)
     assert trainers[1].estimator.tensors() == trainers[0].estimator.tensors()
     with pytest.raises(ValueError, match=r"keeps nothing of its own\. Received one with seen"):

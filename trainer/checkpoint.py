@@ -42,7 +42,7 @@ def part(checkpoint: Checkpoint, name: str) -> dict[str, np.ndarray]:
 
 
 def path_of(folder: str, iteration: int) -> str:
-    """Where the checkpoint after that many iterations lies."""
+    """Path of the checkpoint after that many iterations."""
     return os.path.join(folder, f"checkpoint-{iteration:08d}.safetensors")
 
 

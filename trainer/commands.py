@@ -1,4 +1,4 @@
-"""What the commands share: a wrong command line ends in one line that says what is allowed."""
+"""Command line of all commands: a wrong one ends in one line that says what is allowed."""
 
 from __future__ import annotations
 

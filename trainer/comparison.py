@@ -31,14 +31,14 @@ from matplotlib import pyplot as plt
 Train: TypeAlias = Callable[[keras.optimizers.Optimizer, int], Mapping[str, Sequence[float]]]
 """Trains a new model with the optimizer, started from the seed, and returns the history of `fit`."""
 Optimizers: TypeAlias = Mapping[str, Callable[[], keras.optimizers.Optimizer]]
-"""How to make each optimizer, by its name in the table and in the picture."""
+"""Functions that make each optimizer, by its name in the table and in the picture."""
 
 ADAM_DEFAULT = 0.001
 ADAM_RATES = (ADAM_DEFAULT, 0.003, 0.01, 0.03)
 
 
 class Fit(NamedTuple):
-    """How training with one optimizer went, mean over the seeds."""
+    """Course of training with one optimizer, mean over the seeds."""
 
     optimizer: str
     history: dict[str, np.ndarray]
@@ -62,7 +62,7 @@ class Fit(NamedTuple):
 
 
 Columns: TypeAlias = dict[str, Callable[[Fit], str]]
-"""What a table says of a fit: header and cell of each column."""
+"""Columns of a table of fits: the cell of a fit by the column's header."""
 
 LOSSES: Columns = {
     "training loss": lambda fit: f"{fit.last('loss'):.4f}",

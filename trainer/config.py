@@ -1,4 +1,4 @@
-"""What a meta-training run is: one frozen dataclass, and the named presets."""
+"""The config of a meta-training run, one frozen dataclass, and the named presets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _setting(default: Any, help: str) -> Any:
 class MetaTrainConfig:
     """A meta-training run. The defaults are the paper's for RNNprop (sections 4 and 5)."""
 
-    rule: str = _setting("rnnprop", "update rule: rnnprop or dm (Andrychowicz et al. 2016)")
+    rule: str = _setting("rnnprop", "update rule: rnnprop or dm (Andrychowicz et al. 2016), which had --preprocess=")
     preprocess: str = _setting(
         "20", "units of the network's layers before its LSTM, with commas between; empty for none"
     )
@@ -99,7 +99,7 @@ class MetaTrainConfig:
         "what makes the best checkpoint: train (lowest moving-average loss) or validation (a plain task)",
     )
     checkpoint_every: int = _setting(1_000, "iterations between two checkpoints")
-    seed: int = _setting(0, "of the initial weights, the episodes and the data order")
+    seed: int = _setting(0, "seed of the initial weights, the episodes and the data order")
 
     def __post_init__(self) -> None:
         for entry in self.entries:
@@ -138,10 +138,15 @@ class MetaTrainConfig:
             for name in ("teacher_warmup", "teacher_share"):
                 self._expect(not getattr(self, name), name, "0 without a teacher")
             return
-        alone = not (self.plain_tape or self.convex_dimension)
-        alone = alone and self.meta_batch_size == self.last_batches == 1
+        needed = {
+            "--noplain_tape": not self.plain_tape,
+            "--convex_dimension=0": not self.convex_dimension,
+            "--meta_batch_size=1": self.meta_batch_size == 1,
+            "--last_batches=1": self.last_batches == 1,
+        }
+        missing = " ".join(flag for flag, given in needed.items() if not given)
         others = "plain_tape, convex_dimension, meta_batch_size or last_batches"
-        self._expect(alone, "teacher", f"none with {others}")
+        self._expect(not missing, "teacher", f"none with {others}; for one give {missing}")
 
     def _units(self, name: str, expected: str) -> tuple[int, ...]:
         """The units of the layers that a setting names."""
@@ -159,8 +164,8 @@ class MetaTrainConfig:
         longest = max(self.episode_steps, self.longest_episode)
         found = []
         for text in self.task.split(","):
-            name, _, own = text.partition(":")
-            self._expect(not own or own.isdecimal(), "task", "NAME or NAME:STEPS, with commas between")
+            name, colon, own = text.partition(":")
+            self._expect(not colon or own.isdecimal(), "task", "NAME or NAME:STEPS, with commas between")
             found.append(Entry(name, min(int(own), longest) if own else longest))
         return found
 
@@ -171,7 +176,7 @@ class MetaTrainConfig:
 
     @property
     def objective(self) -> Objective:
-        """What a period makes small."""
+        """The objective of a period."""
         return Objective(period=self.period, weights=self.loss_weights, last_batches=self.last_batches)
 
     @property
@@ -209,10 +214,11 @@ class MetaTrainConfig:
         return cls(**named)
 
     def check_continues(self, settings: Mapping[str, Any]) -> None:
-        """Whether a run whose checkpoint names these settings goes on as one of this config.
+        """Checks that a run whose checkpoint names these settings goes on as one of this config.
 
         Raises:
-            ValueError: it does not. Only `iterations` may have grown, and not with `cosine_decay`.
+            ValueError: it does not. Only `iterations` may have grown, and not with `cosine_decay` or
+                `teacher_share`.
         """
         if gone := [name for name in RETIRED if settings.get(name)]:
             raise ValueError(
@@ -223,11 +229,14 @@ class MetaTrainConfig:
         ours, theirs = self.as_dict(), saved.as_dict()
         differing = [name for name in ours if ours[name] != theirs[name]]
         if differing == ["iterations"] and self.iterations > saved.iterations:
-            if not self.cosine_decay:
+            if not (self.cosine_decay or self.teacher_share):
                 return
+            reason = "the cosine decay of this run's learning rate ended there"
+            if not self.cosine_decay:
+                reason = "the teacher's share in this run's steps was measured by them"
             raise ValueError(
-                f"iterations: expected {saved.iterations}, as the cosine decay of this run's learning rate "
-                f"ended there. Received: {self.iterations}. Name another folder for a new run."
+                f"iterations: expected {saved.iterations}, as {reason}. Received: {self.iterations}. "
+                "Name another folder for a new run."
             )
         if differing:
             raise ValueError(
@@ -317,7 +326,7 @@ PRESETS: dict[str, MetaTrainConfig] = {
         outer_learning_rate=1e-3,
         checkpoint_every=100,
     ),
-    # What `make demo` does in two minutes.
+    # The run of `make demo`, two minutes.
     "demo": dataclasses.replace(
         PAPER_RNNPROP,
         **(

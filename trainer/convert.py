@@ -40,7 +40,7 @@ from trainer import commands, files
 SOURCE = "https://github.com/VITA-Group/L2O-Training-Techniques"
 LICENCE = "MIT"
 SCALE = 0.01
-"""What their update multiplies the output with, our learning rate."""
+"""Factor of the output in their update, our learning rate."""
 MAX_BYTES = pretrained.MAX_MODEL_BYTES
 
 Arrays = dict[str, np.ndarray]

@@ -45,7 +45,7 @@ def _check_cluster(text: str) -> None:
 
 
 def tasks_per_replica(strategy: tf.distribute.Strategy, tasks: int) -> int:
-    """How many of the meta-batch's tasks each replica has.
+    """Number of the meta-batch's tasks that each replica has.
 
     Raises:
         ValueError: the replicas do not divide the tasks.

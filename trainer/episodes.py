@@ -34,15 +34,15 @@ def problem_of(config: MetaTrainConfig, task: str, data_dir: str | None, tasks: 
 
 
 class Plan(NamedTuple):
-    """What an episode will be."""
+    """Optimizee and length of an episode, before it begins."""
 
     problem: Problem
     periods: int
-    """How many, with an outer update after each."""
+    """Number of periods, with an outer update after each."""
 
 
 class Place(NamedTuple):
-    """Where a run is: a period of an episode."""
+    """Position in a run: a period of an episode."""
 
     problem: Problem
     iteration: tf.Tensor

@@ -105,7 +105,7 @@ def _architecture(tensors: Mapping[str, np.ndarray]) -> Architecture:
 
 
 def _measured(rows: Sequence[Row], digest: str, alpha: float) -> dict[str, Any]:
-    """By task: mean final loss, runs and first seed, of the runs at alpha with the weights of that digest.
+    """Mean final loss, number of runs and first seed by task, for runs of these weights at alpha.
 
     A seed counts once, though the same weights were run under several names.
     """

@@ -208,7 +208,7 @@ def _initial_weights(config: MetaTrainConfig) -> Network:
         return coordinatewise.initial_weights(config.architecture, config.seed)
     found = pretrained.load(config.initial)
     rule = config.update_rule
-    # With others they would not be what they were.
+    # The weights would make other steps with another rule or alpha.
     if (found.rule, found.learning_rate) != (rule, config.alpha):
         raise ValueError(
             f"initial: expected weights of a {rule} with alpha {config.alpha}. "

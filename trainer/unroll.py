@@ -13,7 +13,7 @@ from trainer.problems.base import Problem
 
 
 class Carry(NamedTuple):
-    """What one step hands to the next."""
+    """State of an unroll between two steps."""
 
     params: tf.Tensor
     """[N]"""
@@ -42,7 +42,7 @@ class Trajectory(NamedTuple):
     gradients: tf.Tensor | None = None
     """[T, N]; None unless recorded."""
     observations: Observation | None = None
-    """What the rule saw, each tensor with a first axis of T; None unless recorded."""
+    """Observations of the rule, each tensor with a first axis of T; None unless recorded."""
 
 
 def start(rule: Rule, network: Network, params: tf.Tensor, partner: Any = ()) -> Carry:

@@ -25,7 +25,7 @@ from trainer.unroll import Carry, loss_and_gradient
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a period of T steps is trained to make small, a function of f(theta_1) ... f(theta_T)."""
+    """Objective of a period of T steps, which training makes small: a function of f(theta_1) ... f(theta_T)."""
 
     period: int
     """T, the period's length in steps."""
@@ -34,7 +34,7 @@ class Objective:
 
     The 1/T in front of the last loss (section 5) is left out: it only matters to clipping."""
     last_batches: int = 1
-    """How many batches the loss at theta_T is the mean of; more make the meta-gradient less noisy."""
+    """Number of batches whose mean is the loss at theta_T; more make the meta-gradient less noisy."""
 
     def __post_init__(self) -> None:
         if self.weights not in ("last", "mean"):
@@ -74,14 +74,14 @@ class Objective:
 
 
 class Episode(NamedTuple):
-    """What one period of an episode hands to the next."""
+    """State of an episode between two periods."""
 
     carry: Carry
     """The optimizee's parameters and the rule's state."""
     constants: Any
     """The tensors of the problem's draw that stay fixed during the episode."""
     memory: Any
-    """The estimator's own, tensors nested in tuples; `()` where it needs none."""
+    """Tensors of the estimator's own, nested in tuples; `()` where it needs none."""
 
 
 class Period(NamedTuple):
@@ -91,20 +91,20 @@ class Period(NamedTuple):
     network: Network
     """The rule's weights."""
     episode: Episode
-    """What the period starts from; constants, which is what truncates the backpropagation."""
+    """State at the period's start. Its tensors are constants, which truncates the backpropagation."""
     batches: Any
     """`Objective.batches` batches of the problem."""
     seed: Seed
-    """[2], for what the estimator draws in this period."""
+    """Seed [2] for what the estimator draws in this period."""
     progress: tf.Tensor
     """Scalar in [0, 1): the share of the meta-training that is done."""
 
 
 class Estimate(NamedTuple):
-    """What a period gave."""
+    """Result of a period."""
 
     episode: Episode
-    """After the last step."""
+    """State after the last step."""
     objective: tf.Tensor
     """Scalar, mean over tasks: what the gradient makes small, and what the outer loop reports."""
     gradient: Network
@@ -116,7 +116,7 @@ class Estimator(ABC):
     """A way to find out how the weights of a rule should change."""
 
     rule: Rule
-    """How gradients become directions."""
+    """Rule that turns gradients into directions."""
     alpha: float
     """The rule's learning rate."""
     objective: Objective
@@ -128,13 +128,18 @@ class Estimator(ABC):
             problem: the optimizee.
             network: the rule's weights, for their sizes.
             draw: the problem's, for this episode.
-            seed: [2], for what the estimator draws; that of the first period.
+            seed: [2], for what the estimator draws; the first period has the same one.
         """
         return Episode(unroll.start(self.rule, network, draw.params), draw.constants, memory=())
 
     @abstractmethod
     def estimate(self, period: Period) -> Estimate:
-        """The period's steps, and how the weights should change after them."""
+        """The period's steps, and how the weights should change after them.
+
+        TensorFlow traces it once for each problem, so what an estimator keeps between episodes lies in
+        `tf.Variable`s: a Python attribute would change at the trace only. Where a strategy has several
+        replicas, each of them runs it, and one variable that they all assign to is assigned to once by each.
+        """
 
     def tensors(self) -> Mapping[str, np.ndarray]:
         """The estimator's state between two episodes by name, for the checkpoint; nothing by default."""
@@ -154,7 +159,7 @@ class Estimator(ABC):
 
     @property
     def fingerprint(self) -> int | None:
-        """A checksum of what a resumed run must find as it was, besides its config; None for nothing."""
+        """Checksum of weights that the estimator reads, such as a teacher's, for a resumed run; None without."""
         return None
 
 
@@ -164,5 +169,5 @@ def batch_at(batches: Any, index: int) -> Any:
 
 
 def sample_size(share: float, problem: Problem) -> int | None:
-    """How many coordinates a share of the problem's is; None for each of them once, where it is 1."""
+    """Number of coordinates in a share of the problem's; None where the share is 1: each of them once."""
     return None if share == 1 else int(np.ceil(share * problem.size))

@@ -22,7 +22,7 @@ from trainer.estimators.replay import at_coordinates
 from trainer.problems.base import Draw, Problem, Seed
 
 FLOOR = 1e-3
-"""Squared relative errors far below it do not count."""
+"""Squared relative error far below which errors do not count."""
 SMALLEST = 0.01
 """Directions of this size and below are judged by their absolute error."""
 
@@ -50,7 +50,8 @@ class Teacher(ABC):
             step: the number of this step, counting from 1; a scalar of the gradient's dtype.
 
         Returns:
-            The direction [N], in units of the pupil's learning rate, and the next state.
+            The direction [N], in units of the pupil's learning rate, and the next state. Zero where the
+            gradient is zero, if the pupil is to match it: its rule sleeps there.
         """
 
     @property
@@ -70,8 +71,8 @@ class LearnedTeacher(Teacher):
     """Its learning rate in units of the pupil's."""
 
     reads_pupil: bool = False
-    """Whether the pupil is of the same rule: then what its network sees is what this one would see, and only
-    the LSTM's state is the teacher's own."""
+    """True for a pupil of the same rule: the teacher then reads the pupil's observations, and keeps a state of
+    its own for the LSTM only. False: the teacher observes the gradients itself."""
 
     def initial_state(self, coordinates: int, dtype: str) -> Any:
         state = self.rule.initial_state(self.network, coordinates, dtype)
@@ -94,26 +95,26 @@ class LearnedTeacher(Teacher):
 
 
 class Lesson(NamedTuple):
-    """What an episode's periods hand on, besides the pupil's carry."""
+    """Memory of an episode: the coordinates that are looked at, and the teacher's state there."""
 
     chosen: tf.Tensor
-    """[K], the coordinates that are looked at."""
+    """Indices [K] of the coordinates that are looked at."""
     state: Any
-    """The teacher's at these coordinates, tensors [..., K]."""
+    """The teacher's state at these coordinates, tensors [..., K]."""
 
 
 class Recorded(NamedTuple):
-    """One period of the pupil's, at the coordinates that are looked at."""
+    """Record of a period of the pupil's, at the coordinates that are looked at."""
 
     lstm: tuple[LSTMState, ...]
-    """The pupil's at the period's start, each [H, K]."""
+    """The pupil's LSTM state at the period's start, each tensor [H, K]."""
     observations: Observation
-    """What its network saw, [T, ..., K]."""
+    """Observations of the pupil's rule, [T, ..., K]."""
     gradients: tf.Tensor
-    """[T, K]"""
+    """Gradients [T, K]."""
 
     def observation(self, t: tf.Tensor) -> Observation:
-        """What the pupil's network saw at step t, [..., K]."""
+        """Observation of the pupil's rule at step t, [..., K]."""
         return tf.nest.map_structure(lambda tensor: tensor[t], self.observations)
 
 
@@ -129,8 +130,9 @@ class Imitation(Estimator):
 
     teacher: Teacher
     warmup: int = 0
-    """What is imitated at step t of an episode, whenever a coordinate had its first gradient, is the
-    teacher's direction times min(1, t / warmup); 0 leaves it as it is."""
+    """Steps over which targets grow: at step t of an episode, whenever a coordinate had its first gradient,
+    the target is the teacher's direction times min(1, t / warmup). 0: its direction as it is. The part that
+    `teacher_share` gives the teacher in the steps has no warm-up."""
     sample: float
     """Share of the coordinates that are looked at, drawn with replacement for an episode; 1 for all."""
     teacher_share: float = 0.0
@@ -213,7 +215,7 @@ class Imitation(Estimator):
 
 
 def _answers(answer: Any, state: Any, gradients: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """What `answer(t, state)` gives for each step of gradients [T, K], and the last state."""
+    """The answers [T, K] of `answer(t, state)` for each step of gradients [T, K], and the last state."""
     steps, size = gradients.shape
 
     def body(t: tf.Tensor, state: Any, answers: tf.TensorArray) -> tuple[Any, ...]:

@@ -45,7 +45,7 @@ VALIDATION: dict[str, KerasModel] = {
     ),
     "keras-characters-lstm": KerasModel(models.character_lstm, data.characters),
 }
-"""To choose weights by."""
+"""Models to choose weights by."""
 
 TEST: dict[str, KerasModel] = {
     "keras-cifar-residual": KerasModel(models.residual_cnn, data.images("cifar10", 4), batch_size=128),
@@ -59,6 +59,6 @@ TEST: dict[str, KerasModel] = {
     "keras-eeg-gru": KerasModel(models.series_gru, data.eeg, "mean_squared_error", 32),
     "keras-ratings": KerasModel(models.factorization, data.ratings, "mean_squared_error", 128),
 }
-"""To report: looked at once, when the weights are chosen."""
+"""Models to report on, looked at once, when the weights are chosen."""
 
 KERAS_MODELS: dict[str, KerasModel] = VALIDATION | TEST

@@ -20,7 +20,7 @@ from trainer import datasets
 Data: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Inputs and targets, examples first."""
 Splits: TypeAlias = tuple[Data, Data]
-"""For training and for validation."""
+"""Training data, then validation data."""
 Load: TypeAlias = Callable[[str | None], Splits]
 """Reads the data; the argument is TFDS's folder, None for its default."""
 
@@ -64,7 +64,7 @@ def reconstructed(load: Load) -> Load:
 
 
 def _split(x: np.ndarray, y: np.ndarray) -> Splits:
-    """Every fifth example for validation."""
+    """Splits off every fifth example for validation."""
     held_out = np.arange(len(x)) % 5 == 4
     return (x[~held_out], y[~held_out]), (x[held_out], y[held_out])
 

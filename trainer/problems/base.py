@@ -1,4 +1,4 @@
-"""What an optimizee is: a problem draws an episode, supplies batches and says their loss.
+"""Interface of an optimizee: a problem draws an episode, supplies batches and says their loss.
 
 A problem is stateless. What is random in an episode is drawn once, by `draw`, and handed back to `loss`;
 batches are a pure function of a seed and a position. So one trace serves every episode, and a position is
@@ -21,7 +21,7 @@ INITIAL_STDDEV = 0.1
 
 
 class Draw(NamedTuple):
-    """What is drawn once per episode."""
+    """Draw of an episode, made once at its start."""
 
     params: tf.Tensor
     """[N] float32, where the optimizer starts."""
