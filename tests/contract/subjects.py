@@ -4,6 +4,7 @@ Adam is under contract to test the suite: what it passes is Keras's contract and
 `make test` runs RNNprop's column; the others are slow, see `make test-contract`.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -44,6 +45,12 @@ class Subject(NamedTuple):
     """The pure rule for one variable of so many coordinates, from its start."""
 
 
+@functools.cache
+def traced(rule: Rule) -> Callable[..., Any]:
+    """`rule.update`, traced once for each number of coordinates, as its operations one by one take longer."""
+    return tf.function(functools.partial(rule.update, NETWORK), autograph=False)
+
+
 def learned_direction(rule: Rule) -> Callable[[int], Direction]:
     def start(coordinates: int) -> Direction:
         state = rule.initial_state(NETWORK, coordinates)
@@ -51,7 +58,7 @@ def learned_direction(rule: Rule) -> Callable[[int], Direction]:
         def direction(gradient: np.ndarray, step: int) -> np.ndarray:
             nonlocal state
             flat = tf.constant(gradient.ravel(), "float32")
-            result, state = rule.update(NETWORK, state, flat, tf.constant(float(step)))
+            result, state = traced(rule)(state, flat, tf.constant(float(step)))
             return result.numpy().reshape(gradient.shape)
 
         return direction
