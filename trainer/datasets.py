@@ -18,10 +18,10 @@ import tensorflow as tf
 TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
 NAMES = (*TFDS_NAMES, "digits")
 CLASSES = 10
-"""Number of classes, the same for each data set."""
+"""Classes of each data set."""
 DOWNLOAD_RETRIES = 4
 SHUFFLE_ROUNDS = 8
-"""Rounds of the cipher that shuffles. With TensorFlow's default, 4, an image's place foretells that of the next one, if there are many."""
+"""With TensorFlow's default, 4, an image's position predicts that of the next one, if there are many."""
 
 
 @dataclass(frozen=True, eq=False)

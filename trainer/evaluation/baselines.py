@@ -17,10 +17,10 @@ import keras
 import numpy as np
 
 TRADITIONAL = ("sgd", "momentum", "adagrad", "adadelta", "rmsprop", "adam")
-"""Those of Table 1."""
+"""Optimizers of Table 1."""
 
 ADAM_DEFAULT = "adam-default"
-"""Adam as it comes, for who does not tune."""
+"""Adam at Keras's default learning rate: the untuned baseline."""
 ADAMW_COSINE = "adamw-cosine"
 """AdamW, the learning rate falling to 0 over the run; for Keras models only."""
 

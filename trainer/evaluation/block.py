@@ -15,9 +15,9 @@ class Block(NamedTuple):
     optimizers: tuple[str, ...]
     """Learned ones by the name of their weights; traditional ones are tuned."""
     runs: int
-    """Of each, seeds from 0."""
+    """Runs of each optimizer, seeds from 0."""
     tuning_runs: int
-    """At each learning rate tried."""
+    """Runs at each learning rate tried."""
     strides: tuple[int, ...] = STRIDES
     """See `baselines.tune`."""
     after: int = 0

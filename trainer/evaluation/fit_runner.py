@@ -22,7 +22,7 @@ from trainer.keras_models.catalog import CLASSIFIED, KerasModel
 from trainer.keras_models.data import Data
 
 POINTS = 10
-"""How often a run is measured, at equal distances."""
+"""Measurements of a run, at equal distances."""
 EVALUATED = 2_000
 """The most examples that a measurement is made on, evenly spaced."""
 AT_ONCE = 20
@@ -38,10 +38,10 @@ _SEEDING = threading.Lock()
 
 
 def check_steps(steps: int) -> None:
-    """That a run of so many steps can be measured at equal distances.
+    """Refuses a number of steps that cannot be measured at equal distances.
 
     Raises:
-        ValueError: they are not a multiple of `POINTS`.
+        ValueError: it is no multiple of `POINTS`.
     """
     if steps % POINTS:
         raise ValueError(f"steps: expected a multiple of {POINTS} for Keras models. Received: {steps}")

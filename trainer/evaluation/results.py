@@ -39,7 +39,7 @@ VARIED_HYPERPARAMETERS = ("settling", "beta_3")
 
 
 def short_digest(config: Mapping[str, Any]) -> str:
-    """What tells weights from others of the same name, and from the same network with other hyperparameters.
+    """A name that tells weights from others of the same name, and from the same network otherwise used.
 
     Args:
         config: `config.json` of a weight folder.
@@ -57,8 +57,8 @@ class Cell(NamedTuple):
     optimizer: str
     """A baseline's name, or the name or folder of weights."""
     weights: str
-    """Of learned optimizers, `short_digest`, so that other weights under an old name are another cell; else
-    empty."""
+    """`short_digest` of a learned optimizer, so that other weights under an old name are another cell; empty
+    for a traditional one."""
     learning_rate: float
     """alpha, for a learned optimizer."""
     steps: int
@@ -76,7 +76,7 @@ class Row(NamedTuple):
     final_loss: float
     """The mean loss of the final parameters over all the batches met; of Keras models the training loss."""
     seconds: float
-    """What the run took, compilation included where it was the first."""
+    """Seconds that the run took, compilation included where it was the first."""
     curves: str
     """The NumPy file that holds the curves; none for tuning."""
     curve: int
@@ -116,7 +116,7 @@ class Results:
 
     def curves(self, rows: Sequence[Row]) -> Curve:
         """The curves of runs of one length, each column [runs, points], float32."""
-        loaded = {place: self._load(*place) for place in {(row.task, row.curves) for row in rows}}
+        loaded = {file: self._load(*file) for file in {(row.task, row.curves) for row in rows}}
         columns = loaded[rows[0].task, rows[0].curves]
         return {
             name: np.stack([loaded[row.task, row.curves][name][row.curve] for row in rows])

@@ -21,7 +21,7 @@ class Run(NamedTuple):
 
     curve: Curve
     final_loss: float
-    """By what runs are compared; the runner says how it is measured."""
+    """The number that runs are compared by; the runner says how it is measured."""
 
 
 class Runner(ABC):

@@ -28,14 +28,14 @@ MILLISECONDS_A_STEP: Mapping[str, tuple[float, float]] = {
     "vgg-cifar-fc2-conv4-pool2-100": (160.0, 110.0),
     **dict.fromkeys(KERAS_MODELS, (6.0, 3.0)),
 }
-"""By task: a step with a learned and with a traditional optimizer, final loss included, where two tasks run
-at once on two cores of an AMD EPYC. Only for the estimate of what is left."""
+"""Milliseconds of a step with a learned and with a traditional optimizer, by task, final loss included, where
+two tasks run at once on two cores of an AMD EPYC. Only for the estimate of what is left."""
 
 MLP_MILLISECONDS_A_STEP = (4.0, 0.6)
 """The same of every other task."""
 
 SECONDS_TO_COMPILE = 5.0
-"""For an optimizer and a task."""
+"""Seconds of compilation for an optimizer and a task."""
 
 
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} core-seconds [{elapsed}<{remaining}]"
@@ -67,8 +67,8 @@ def cost(blocks: Iterable[Block], competitors: Mapping[str, Competitor], results
     largest: dict[tuple[str, int, str], Block] = {}
     for block in blocks:
         for name in filter(competitors.__contains__, block.optimizers):
-            place = block.task, block.steps, name
-            largest[place] = max(block, largest.get(place, block), key=lambda one: one.runs)
+            key = block.task, block.steps, name
+            largest[key] = max(block, largest.get(key, block), key=lambda one: one.runs)
     return sum(_cost(name, block, competitors[name], results) for (_, _, name), block in largest.items())
 
 
@@ -119,7 +119,7 @@ def run(
     by_task: dict[tuple[str, int], list[Block]] = defaultdict(list)
     for block in sorted(blocks, key=lambda one: one.steps):
         by_task[block.task, block.after or block.steps].append(block)
-    costs = {place: cost(shared, competitors, results) for place, shared in by_task.items()}
+    costs = {key: cost(shared, competitors, results) for key, shared in by_task.items()}
     stop = threading.Event()
     total = round(sum(costs.values()))
     with tqdm(total=total, bar_format=BAR, smoothing=0.01) as bar:
@@ -130,9 +130,9 @@ def run(
             bar.total = max(bar.total, bar.n + seconds)
             bar.update(seconds)
 
-        def run_task(place: tuple[str, int]) -> None:
-            for steps, alike in itertools.groupby(by_task[place], key=lambda one: one.steps):
-                evaluation = Evaluation(results, place[0], steps, data_dir, after_run)
+        def run_task(key: tuple[str, int]) -> None:
+            for steps, alike in itertools.groupby(by_task[key], key=lambda one: one.steps):
+                evaluation = Evaluation(results, key[0], steps, data_dir, after_run)
                 for block in alike:
                     tuning_seeds = range(TUNING_SEED, TUNING_SEED + block.tuning_runs)
                     for name in filter(competitors.__contains__, block.optimizers):
@@ -141,9 +141,7 @@ def run(
                         evaluation.losses(one, range(block.runs), tuning_seeds, *search)
 
         with ThreadPoolExecutor(jobs) as pool:
-            todo = [
-                pool.submit(run_task, place) for place in sorted(costs, key=costs.__getitem__, reverse=True)
-            ]
+            todo = [pool.submit(run_task, key) for key in sorted(costs, key=costs.__getitem__, reverse=True)]
             try:
                 for done in as_completed(todo):
                     done.result()

@@ -32,10 +32,14 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, optimizers: Collection[str], steps: int) -> None:
-        """That optimizers of these names can be run for so many steps.
+        """Refuses what cannot be run on this task.
+
+        Args:
+            optimizers: their names.
+            steps: of a run.
 
         Raises:
-            ValueError: they cannot.
+            ValueError: one of them cannot be run, or not for so many steps.
         """
 
     @abstractmethod
@@ -98,10 +102,15 @@ def task(name: str) -> Task:
 
 
 def check_task(name: str, optimizers: Collection[str] = (), steps: int | None = None) -> None:
-    """That there is such a task and that the optimizers can be run on it for so long.
+    """Refuses a task that there is not, and what cannot be run on it.
+
+    Args:
+        name: the task.
+        optimizers: names of those to be run on it.
+        steps: of a run; the task's own where None.
 
     Raises:
-        ValueError: not so.
+        ValueError: there is no such task, or `Task.check` refuses.
     """
     found = task(name)
     found.check(optimizers, steps or found.steps)

@@ -59,6 +59,6 @@ TEST: dict[str, KerasModel] = {
     "keras-eeg-gru": KerasModel(models.series_gru, data.eeg, "mean_squared_error", 32),
     "keras-ratings": KerasModel(models.factorization, data.ratings, "mean_squared_error", 128),
 }
-"""Models to report on, looked at once, when the weights are chosen."""
+"""Models to report: looked at once, when the weights are chosen."""
 
 KERAS_MODELS: dict[str, KerasModel] = VALIDATION | TEST

@@ -20,14 +20,14 @@ from trainer import datasets
 Data: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Inputs and targets, examples first."""
 Splits: TypeAlias = tuple[Data, Data]
-"""Training data, then validation data."""
+"""Data for training and for validation."""
 Load: TypeAlias = Callable[[str | None], Splits]
 """Reads the data; the argument is TFDS's folder, None for its default."""
 
 CHARACTERS, CONTEXT = 96, 24
-"""How many characters `characters` tells apart, and the length of its windows."""
+"""Number of characters that `characters` tells apart, and length of its windows."""
 WORDS, LENGTH = 2_000, 16
-"""How many words `lines` numbers, the rare ones sharing 0, and the length of its pieces."""
+"""Number of words that `lines` tells apart, the rare ones as one, and length of its pieces."""
 
 
 def digits(_: str | None) -> Splits:
@@ -64,7 +64,7 @@ def reconstructed(load: Load) -> Load:
 
 
 def _split(x: np.ndarray, y: np.ndarray) -> Splits:
-    """Splits off every fifth example for validation."""
+    """Every fifth example for validation."""
     held_out = np.arange(len(x)) % 5 == 4
     return (x[~held_out], y[~held_out]), (x[held_out], y[held_out])
 

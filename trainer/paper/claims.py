@@ -45,7 +45,7 @@ classifier also where it is untrained."""
 COMPARABLE = 1.1
 """Losses are comparable up to this ratio."""
 ADAMS_INTERVAL = (0.004, 0.01)
-"""Where the paper's Adam beats RNNprop after 10,000 steps."""
+"""Learning rates between which the paper's Adam beats RNNprop after 10,000 steps."""
 
 
 class Finding(NamedTuple):

@@ -48,7 +48,7 @@ def _judged(results: Results, optimizer: str, tasks_and_steps: Sequence[tuple[st
 
 
 def _above_the_start(results: Results, optimizer: str, tasks_and_steps: Iterable[tuple[str, int]]) -> str:
-    """How many runs ended well above the loss of their first batch."""
+    """Counts of runs that ended well above the loss of their first batch."""
     above, runs = [], 0
     for task, steps in tasks_and_steps:
         if not (rows := reported(results, task, steps, optimizer)):

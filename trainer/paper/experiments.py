@@ -45,9 +45,9 @@ COMPARED_WITH = (ADAM_DEFAULT, RNNPROP, PEER)
 """Other optimizers that the default weights are compared with on the 22 tasks and on longer runs, beside the
 traditional ones."""
 KERAS_MODEL_BASELINES = (ADAM_DEFAULT, "adam", ADAMW_COSINE)
-"""What the default weights are compared with on Keras models."""
+"""Optimizers that the default weights are compared with on Keras models."""
 KERAS_MODEL_RUNS: Mapping[int, int] = {200: 6, 2_000: 4, 10_000: 2}
-"""How many runs each optimizer has on each Keras model, by steps."""
+"""Runs of each optimizer on each Keras model, by steps."""
 
 
 def at_iteration(name: str, iteration: int) -> str:
@@ -139,13 +139,13 @@ BEYOND: dict[str, tuple[Block, ...]] = {
     "keras-models": _keras_models(VALIDATION),
     "keras-models-test": _keras_models(TEST),
 }
-"""What our weights are judged by: the paper's tasks, some of them for longer, and Keras models."""
+"""Experiments that our weights are judged by: the paper's tasks, some for longer, and Keras models."""
 
 EXPERIMENTS: dict[str, tuple[Block, ...]] = PAPER | BEYOND
 
 
 def _longer(of: Iterable[Block]) -> Iterator[Block]:
-    """Those of tasks that an earlier one runs for fewer steps."""
+    """Blocks of tasks that an earlier block runs for fewer steps."""
     seen: set[str] = set()
     for block in of:
         if block.task in seen:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from trainer.evaluation.block import Block
-from trainer.evaluation.markdown import MEAN, NOT_RUN, mean, median, number, rate, table
+from trainer.evaluation.markdown import NOT_RUN, mean, median, number, rate, table
 from trainer.evaluation.results import Results
 from trainer.evaluation.summary import Summary, reported, summary
 from trainer.paper.experiments import (
@@ -52,12 +52,14 @@ def keras_models(results: Results, experiment: str) -> str:
     def losses(
         quantity: str, names: Sequence[str], shown: Callable[[Mapping[str, Summary | None], str], str]
     ) -> str:
-        rows = [[*_place(block), *(shown(one, name) for name in names)] for block, one in found.items()]
+        rows = [
+            [*_model_and_steps(block), *(shown(one, name) for name in names)] for block, one in found.items()
+        ]
         return _titled(quantity, names, rows)
 
     def ends(quantity: str, column: str, digits: Callable[[float], str]) -> str:
         rows = [
-            [*_place(block), *(_end(results, block, name, column, digits) for name in NAMES)]
+            [*_model_and_steps(block), *(_end(results, block, name, column, digits) for name in NAMES)]
             for block in found
         ]
         return _titled(quantity, NAMES, [row for row in rows if set(row[2:]) - {"", NOT_RUN}])
@@ -66,7 +68,7 @@ def keras_models(results: Results, experiment: str) -> str:
         (
             PREFACE,
             _near_baselines(every),
-            losses(f"final training loss: {MEAN}", NAMES, lambda one, name: mean(one[name])),
+            losses("mean final training loss [95 % interval]", NAMES, lambda one, name: mean(one[name])),
             losses("ratio of the mean final training loss to tuned adam's", OURS, _ratio_to_adam),
             losses("median final training loss", NAMES, lambda one, name: median(one[name])),
             losses("tuned learning rate", TUNED, lambda one, name: rate(one[name])),
@@ -77,7 +79,7 @@ def keras_models(results: Results, experiment: str) -> str:
     )
 
 
-def _place(block: Block) -> list[str]:
+def _model_and_steps(block: Block) -> list[str]:
     return [block.task, f"{block.steps:,}"]
 
 
@@ -92,17 +94,17 @@ def _ratio_to_adam(found: Mapping[str, Summary | None], name: str) -> str:
 
 
 def _near_baselines(found: Mapping[Block, Mapping[str, Summary | None]]) -> str:
-    """By number of steps: on how many Keras models ours end below the untuned Adam, and near tuned ones."""
+    """Counts of Keras models on which ours end below the untuned Adam, and near tuned optimizers."""
     rows = []
     for name in OURS:
         for steps in KERAS_MODEL_RUNS:
             counts = []
-            for rival, most in zip(KERAS_MODEL_BASELINES, (1.0, NEAR, NEAR), strict=True):
-                pairs = [(one[name], one[rival]) for block, one in found.items() if block.steps == steps]
+            for baseline, most in zip(KERAS_MODEL_BASELINES, (1.0, NEAR, NEAR), strict=True):
+                pairs = [(one[name], one[baseline]) for block, one in found.items() if block.steps == steps]
                 good = [_within(ours, theirs, most) for ours, theirs in pairs if ours and theirs]
                 counts.append(f"{sum(good)} of {len(good)}")
             rows.append([name, f"{steps:,}", *counts])
-    near = [f"models with at most {NEAR:g} times the loss of tuned {rival}" for rival in TUNED]
+    near = [f"models with at most {NEAR:g} times the loss of tuned {baseline}" for baseline in TUNED]
     header = ["optimizer", "steps", f"models with at most the loss of {ADAM_DEFAULT}", *near]
     return f"On how many models the mean final training loss is low:\n\n{table(header, rows)}"
 

@@ -20,7 +20,7 @@ G_AXIS = np.linspace(-4.0, 4.0, 41, dtype=np.float32)
 """Values of g~; with a decay of 0.95 they reach 4.5."""
 STEPS_OF_USE = 50
 COORDINATES = 100
-"""Whose states the used response is the mean of, among those that had a gradient."""
+"""Number of coordinates with a gradient whose states the used response is the mean of."""
 
 
 def write(weights: Pretrained, task: str, path: str, data_dir: str | None) -> None:

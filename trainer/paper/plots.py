@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -188,14 +189,14 @@ def test_models(results: Results) -> Figure:
 def keras_models(results: Results, experiment: str) -> Figure:
     """Validation loss by seconds of training, of the longest runs of each Keras model."""
     longest = {block.task: block.steps for block in BEYOND[experiment] if _there(results, block)}
+    columns = min(max(len(longest), 1), 4)
+    lines = math.ceil(max(len(longest), 1) / columns)
     figure, grid = plt.subplots(
-        1,
-        max(len(longest), 1),
-        figsize=(3.4 * max(len(longest), 1), 3.0),
-        squeeze=False,
-        layout="constrained",
+        lines, columns, figsize=(3.4 * columns, 3.0 * lines), squeeze=False, layout="constrained"
     )
-    for axes, (task, steps) in zip(grid[0], longest.items(), strict=False):
+    for unused in grid.flat[max(len(longest), 1) :]:
+        unused.remove()
+    for axes, (task, steps) in zip(grid.flat, longest.items(), strict=False):
         for name in (*OURS, *KERAS_MODEL_BASELINES):
             if rows := reported(results, task, steps, name):
                 curves = results.curves(rows)
@@ -204,7 +205,8 @@ def keras_models(results: Results, experiment: str) -> Figure:
         axes.set(title=f"{task}, {steps:,} steps", xlabel="seconds", xscale="log", yscale="log")
         axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade the labels overlap
         axes.title.set_fontsize(8)
-    grid[0][0].set_ylabel("validation loss")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("validation loss")
     grid[0][0].legend(fontsize=6)
     return figure
 

@@ -67,7 +67,7 @@ SECTIONS: Mapping[str, Section] = {
         "Keras models looked at once", keras_models_tables.test_models, plots.test_models
     ),
 }
-"""What a page says of each experiment."""
+"""Sections of the pages, by experiment."""
 
 
 class Page(NamedTuple):
@@ -77,7 +77,7 @@ class Page(NamedTuple):
     title: str
     experiments: tuple[str, ...]
     optimizers: tuple[str, ...] = ()
-    """Those that the page is about: without runs of one of them an experiment is left out. Empty: any."""
+    """Optimizers that the page is about: an experiment without runs of one is left out. Empty: of any."""
 
 
 PAGES = (
@@ -136,7 +136,8 @@ def _write_page(folder: str, page: Page, experiments: Sequence[str], results: Re
     notes = os.path.join(folder, page.folder, NOTES)
     if os.path.exists(notes):
         parts.append(files.read(notes).decode().strip())
-    parts.append(_VERDICTS)
+    if page.folder != KERAS_MODELS_PAGE:
+        parts.append(_VERDICTS)
 
     def picture(name: str, title: str, figure: Figure) -> str:
         path = os.path.join(folder, page.folder, f"{name}.png")

@@ -49,7 +49,7 @@ PAPER_TABLE_4: Mapping[str, Mapping[int, Sequence[float]]] = {
     BASE: {5_000: (0.31, 0.33, 0.33), 10_000: (0.31, 0.31, 0.32), 15_000: (0.31, 0.30, 0.33)},
     RELU: {5_000: (0.28, 0.30, 0.31), 10_000: (0.28, 0.29, 0.31), 15_000: (0.28, 0.27, 0.32)},
 }
-"""By task and iterations: Adam, RNNprop, RNNprop without the convex part."""
+"""Losses of Adam, RNNprop, RNNprop without the convex part, by task and iterations."""
 
 STEPS = {name: task.steps for name, task in PAPER_TASKS.items()}
 
@@ -104,7 +104,7 @@ def best_traditional(results: Results, task: str, steps: int) -> tuple[str, Summ
     return best, there[best]
 
 
-class Duel(NamedTuple):
+class Comparison(NamedTuple):
     """An optimizer against the best traditional one on a task."""
 
     task: str
@@ -113,7 +113,7 @@ class Duel(NamedTuple):
     theirs: Summary
 
     @property
-    def place(self) -> str:
+    def task_and_steps(self) -> str:
         """The task, and the steps where they are not its own."""
         return self.task if self.steps == STEPS[self.task] else f"{self.task} for {self.steps:,} steps"
 
@@ -137,14 +137,14 @@ def scorecard(
     The numbers, then the verdicts.
     """
     rows: list[list[str]] = []
-    duels: list[Duel] = []
+    comparisons: list[Comparison] = []
     for task, steps in tasks_and_steps:
         ours, best = summary(results, task, steps, optimizer), best_traditional(results, task, steps)
         name, theirs = best or (NOT_RUN, None)
         ratio = ""
         if ours is not None and theirs is not None:
-            duels.append(Duel(task, steps, ours, theirs))
-            ratio = f"{duels[-1].ratio:.3f}"
+            comparisons.append(Comparison(task, steps, ours, theirs))
+            ratio = f"{comparisons[-1].ratio:.3f}"
         row = [task, f"{steps:,}", mean(ours), name, mean(theirs), ratio]
         rows.append([*row, median(ours), median(theirs), rate(theirs)])
     header = [
@@ -159,17 +159,17 @@ def scorecard(
         "best traditional: tuned learning rate",
     ]
     numbers = table(header, rows)
-    return f"{numbers}\n\n{_verdicts(optimizer, duels)}" if duels else numbers
+    return f"{numbers}\n\n{_verdicts(optimizer, comparisons)}" if comparisons else numbers
 
 
-def _verdicts(optimizer: str, duels: Sequence[Duel]) -> str:
-    """Where the optimizer won, tied and lost, and what the ratios are on the whole."""
+def _verdicts(optimizer: str, compared: Sequence[Comparison]) -> str:
+    """Tasks on which the optimizer won, tied and lost, and what the ratios are on the whole."""
     rows = []
     for one in ("won", "tied", "lost"):
-        where = [duel.place for duel in duels if duel.verdict == one]
+        where = [each.task_and_steps for each in compared if each.verdict == one]
         rows.append([f"{optimizer} {one}", str(len(where)), ", ".join(where)])
     verdicts = table(["verdict", "number of tasks", "tasks"], rows)
-    return f"{verdicts}\n\n{_ratios([duel.ratio for duel in duels])}".rstrip()
+    return f"{verdicts}\n\n{_ratios([each.ratio for each in compared])}".rstrip()
 
 
 def _ratios(ratios: Sequence[float]) -> str:
@@ -182,7 +182,7 @@ def _ratios(ratios: Sequence[float]) -> str:
 
 
 def other_optimizees(results: Results) -> str:
-    """The optimizees run for longer in place of those that the paper does not name."""
+    """The optimizees run for longer, as the paper does not name its own."""
     return scorecard(results, RNNPROP, [(task, OTHER_OPTIMIZEES_STEPS) for task in OTHER_OPTIMIZEES])
 
 
