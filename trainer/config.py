@@ -44,7 +44,7 @@ class MetaTrainConfig:
     """A meta-training run. The defaults are the paper's for RNNprop (sections 4 and 5)."""
 
     rule: str = _setting(
-        "rnnprop", "update rule: rnnprop or dm (Andrychowicz et al. 2016), which had --preprocess="
+        "rnnprop", "update rule: rnnprop or dm (Andrychowicz et al. 2016); for theirs give --preprocess="
     )
     preprocess: str = _setting(
         "20", "units of the network's layers before its LSTM, with commas between; empty for none"

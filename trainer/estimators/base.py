@@ -25,7 +25,7 @@ from trainer.unroll import Carry, loss_and_gradient
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Objective of a period of T steps, which training makes small: a function of f(theta_1) ... f(theta_T)."""
+    """Objective of a period of T steps, made small by training: a function of f(theta_1) ... f(theta_T)."""
 
     period: int
     """T, the period's length in steps."""
@@ -159,7 +159,7 @@ class Estimator(ABC):
 
     @property
     def fingerprint(self) -> int | None:
-        """Checksum of weights that the estimator reads, such as a teacher's, for a resumed run; None without."""
+        """Checksum of weights that the estimator reads, such as a teacher's; a resumed run needs the same."""
         return None
 
 

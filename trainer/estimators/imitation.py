@@ -71,8 +71,8 @@ class LearnedTeacher(Teacher):
     """Its learning rate in units of the pupil's."""
 
     reads_pupil: bool = False
-    """True for a pupil of the same rule: the teacher then reads the pupil's observations, and keeps a state of
-    its own for the LSTM only. False: the teacher observes the gradients itself."""
+    """True for a pupil of the same rule: the teacher then reads the pupil's observations, and keeps a state
+    of its own for the LSTM only. False: the teacher observes the gradients itself."""
 
     def initial_state(self, coordinates: int, dtype: str) -> Any:
         state = self.rule.initial_state(self.network, coordinates, dtype)
