@@ -28,8 +28,6 @@ PAGES = {
 README = PAGES["README.md"]
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"python", "bash", "text"}
-AWAITED = {"docs/tutorial.ipynb"}
-"""What is still to come."""
 PACKAGES = "rnnprop_tf|trainer|benchmarks|studies|results|examples|tests|docs"
 
 
@@ -155,15 +153,12 @@ def test_links_and_anchors_lead_somewhere(page):
             continue
         path, _, anchor = link.partition("#")
         target = (ROOT / page).parent / path if path else ROOT / page
-        if target.resolve().relative_to(ROOT).as_posix() in AWAITED:
-            continue
         assert target.is_file(), link
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
         assert ROOT in target.resolve().parents, link
 
 
-@pytest.mark.skipif("docs/tutorial.ipynb" in AWAITED, reason="to come")
 def test_links_of_the_tutorial_lead_somewhere():
     notebook = json.loads((ROOT / "docs/tutorial.ipynb").read_text(encoding="utf-8"))
     texts = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]

@@ -380,7 +380,7 @@ class Counting(Tape):
         return super().estimate(period)
 
     def tensors(self):
-        return {"seen": self.seen.numpy()}
+        return {"seen": np.asarray(self.seen)}
 
     def restore(self, tensors):
         self.seen.assign(tensors["seen"])

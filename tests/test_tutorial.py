@@ -27,6 +27,7 @@ SMALL = {"EPOCHS": 2, "EPISODES": 100, "EPISODE_STEPS": 10}
 def tutorial(tmp_path_factory):
     """What the cells define, and under "drawn" how many lines each panel of each figure has."""
     drawn = []
+    plt.close("all")  # Figures of other tests.
 
     def show() -> None:
         drawn.extend([len(axes.lines) for axes in plt.figure(n).axes] for n in plt.get_fignums())
