@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer import files
+
 
 def machine() -> dict[str, Any]:
     """Processor, cores, GPUs, load and versions."""
@@ -26,10 +28,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def save(result: dict[str, Any], path: str) -> None:
+    """Writes the numbers as JSON, the whole file or nothing."""
+    files.write_atomically(path, f"{json.dumps(result, indent=2)}\n".encode())
+
+
 def write(result: dict[str, Any], path: str) -> None:
     """Prints the numbers and writes them as JSON."""
-    text = json.dumps(result, indent=2)
-    print(text)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path, "w") as file:
-        file.write(text)
+    print(json.dumps(result, indent=2))
+    save(result, path)

@@ -72,6 +72,15 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def alternated(parts: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each part, round by round in turn: a drift of the machine meets all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for _round in range(rounds):
+        for name, part in parts.items():
+            times[name].append(seconds(part))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
 def matmul_limit() -> Callable[[], Any]:
     a = tf.random.normal([1024, 1024])
     product = tf.function(lambda: tf.matmul(a, a)[0, 0], autograph=False)
@@ -184,11 +193,7 @@ def main(_: list[str]) -> None:
     parts |= training_steps() | roofline()
     for name, part in parts.items():
         first.setdefault(name, seconds(part))
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for _round in range(FLAGS.rounds):
-        for name, part in parts.items():
-            times[name].append(seconds(part))
-    report(first, {name: float(np.median(values)) for name, values in times.items()})
+    report(first, alternated(parts, FLAGS.rounds))
 
 
 def report(first: dict[str, float], median: dict[str, float]) -> None:
