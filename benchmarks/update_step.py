@@ -102,7 +102,7 @@ def bare_update(
 ) -> Callable[[], Any]:
     """`compute.update` alone, on the optimizer's own slots."""
     variables = [keras.Variable(tf.zeros(shape)) for shape in shapes]
-    optimizer = RNNprop.from_pretrained() if network is None else RNNprop(network)
+    optimizer = RNNprop.from_pretrained() if network is None else RNNprop(network=network)
     optimizer.build(variables)
     slots = tf.nest.map_structure(lambda slot: slot.value, list(optimizer._slots))
     gradients = [tf.random.normal(shape) for shape in shapes]

@@ -6,21 +6,22 @@ how it is run over many variables in `compute`.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import math
 import numbers
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias, TypedDict, Unpack
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.utils.naming import auto_name
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
-from rnnprop_tf import compute, pretrained
+from rnnprop_tf import compute, environment, network_config, pretrained
 from rnnprop_tf import network as coordinatewise
-from rnnprop_tf.network import Architecture, LSTMState, Network, Tensor
+from rnnprop_tf.network import LSTMState, Network, Tensor
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState, SettlingRule
 
 STATE_DTYPES = ("float32", "bfloat16")
@@ -54,17 +55,19 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     """
 
     rule_class: ClassVar[type[Rule]]
+    default_name: ClassVar[str]
 
     def __init__(
         self,
-        network: Network,
-        rule: Rule,
         learning_rate: LearningRate,
+        rule: Rule,
         skip_nonfinite: bool,
         state_dtype: str,
-        name: str,
+        network: Network | None,
+        name: str | None,
         **kwargs: Unpack[KerasArguments],
     ) -> None:
+        environment.check()
         if state_dtype not in STATE_DTYPES:
             raise ValueError(
                 f"`state_dtype` must be one of {', '.join(map(repr, STATE_DTYPES))}. "
@@ -73,11 +76,15 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         if isinstance(learning_rate, numbers.Real):
             learning_rate = float(learning_rate)  # Keras refuses 1 and NumPy's scalars.
             _check_rate("learning_rate", learning_rate)
+        elif not callable(learning_rate):
+            raise _not_a_learning_rate(learning_rate, type(self).__name__)
         if (weight_decay := kwargs.get("weight_decay")) is not None:
             _check_rate("weight_decay", weight_decay)
+        network = _checked_network(network, rule, type(self).__name__)
+        name = auto_name(self.default_name) if name is None else name
         super().__init__(learning_rate=learning_rate, name=name, **_without_numpy(kwargs))
         self.rule = rule
-        self.network = _checked_network(network, rule, type(self).__name__)
+        self.network = network
         self.skip_nonfinite = bool(skip_nonfinite)
         self.state_dtype = state_dtype
         self._trained_with = 0.1
@@ -217,14 +224,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """The arguments, the learned weights included, in JSON's types; not the state.
 
         Returns:
-            A dict for `from_config`.
+            A dict for `from_config`. Its `network` is described in `rnnprop_tf.network_config`.
         """
         return {
             **super().get_config(),
             **dataclasses.asdict(self.rule),
             "skip_nonfinite": self.skip_nonfinite,
             "state_dtype": self.state_dtype,
-            "network": _network_to_config(self.network) | {"learning_rate": self._trained_with},
+            "network": network_config.to_config(self.network, self._trained_with),
         }
 
     @classmethod
@@ -232,19 +239,20 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """The inverse of `get_config`.
 
         Args:
-            config: From `get_config`.
+            config: From `get_config`, or a part of it: what is missing has the default of the class.
             custom_objects: Classes that a schedule in it needs, by name. Optional.
 
         Returns:
             An optimizer without state.
 
         Raises:
-            ValueError: If the weights in it are damaged.
+            ValueError: If the weights in it are damaged, or named and not those of this installation.
         """
-        learned = config["network"]
-        config = {**config, "network": _network_from_config(learned)}
-        optimizer = super().from_config(config, custom_objects)
-        optimizer._trained_with = learned["learning_rate"]
+        if "network" not in config:
+            return super().from_config(config, custom_objects)
+        network, trained_with = network_config.from_config(config["network"])
+        optimizer = super().from_config({**config, "network": network}, custom_objects)
+        optimizer._trained_with = trained_with
         return optimizer
 
     def _add_counter(self, name: str) -> keras.Variable:
@@ -353,7 +361,10 @@ class RNNprop(LearnedOptimizer):
 
     A small recurrent network, trained beforehand on other problems and the same for every coordinate, reads
     each coordinate's gradient relative to its recent size and returns a direction in [-1, 1]; the coordinate
-    moves by `learning_rate` times that. Usually made by `RNNprop.from_pretrained()`.
+    moves by `learning_rate` times that.
+
+    `RNNprop()` has the default weights, `"rnnprop-1"`; `RNNprop.from_pretrained` takes others. Once the
+    package is imported, Keras knows the string `"rnnprop"` too, as in `compile(optimizer="rnnprop")`.
 
     Two behaviours go beyond the paper:
 
@@ -376,7 +387,6 @@ class RNNprop(LearnedOptimizer):
     `settling` there is `{variable}_u` too, after `{variable}_v`.
 
     Args:
-        network: The learned weights, a `rnnprop_tf.network.Network`.
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
             arguments. The paper's alpha: the most a coordinate moves in one step. Defaults to `0.1`.
         beta_1: A float in [0, 1), the decay of the running mean of gradients. Defaults to `0.95`.
@@ -390,7 +400,10 @@ class RNNprop(LearnedOptimizer):
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
             arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
-        name: String. The name of the optimizer. Defaults to `"rnnprop"`.
+        network: The learned weights, a `rnnprop_tf.network.Network`. Defaults to those of `"rnnprop-1"`, for
+            which the hyperparameters have their defaults.
+        name: String. The name of the optimizer. Defaults to `"rnnprop"`, the next ones to `"rnnprop_1"` and
+            so on.
         **kwargs: Keras's own arguments: `weight_decay`, `clipnorm`, `clipvalue`, `global_clipnorm`,
             `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
             `gradient_accumulation_steps`; see `keras.optimizers.Optimizer`.
@@ -398,11 +411,11 @@ class RNNprop(LearnedOptimizer):
     Raises:
         TypeError: If `network` is not a `Network`.
         ValueError: If a weight or hyperparameter is out of its range or shape.
+        RuntimeError: If Keras runs on another backend than TensorFlow, or `tf.keras` is Keras 2.
 
     Example:
 
-    >>> optimizer = rnnprop_tf.RNNprop.from_pretrained()
-    >>> model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy")
+    >>> model.compile(optimizer=rnnprop_tf.RNNprop(), loss="sparse_categorical_crossentropy")
     >>> model.fit(x, y)
 
     Reference:
@@ -411,10 +424,10 @@ class RNNprop(LearnedOptimizer):
     """
 
     rule_class = RNNpropRule
+    default_name = "rnnprop"
 
     def __init__(
         self,
-        network: Network,
         learning_rate: LearningRate = 0.1,
         beta_1: float = 0.95,
         beta_2: float = 0.95,
@@ -423,14 +436,21 @@ class RNNprop(LearnedOptimizer):
         beta_3: float = 0.9999,
         skip_nonfinite: bool = True,
         state_dtype: str = "float32",
-        name: str = "rnnprop",
+        network: Network | None = None,
+        name: str | None = None,
         **kwargs: Unpack[KerasArguments],
     ) -> None:
         # Checked with or without settling.
         rule: RNNpropRule = SettlingRule(beta_1, beta_2, epsilon, beta_3, settling)
         if settling == 0.0:
             rule = RNNpropRule(beta_1, beta_2, epsilon)
-        super().__init__(network, rule, learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
+        if network is None:
+            network = pretrained.load(pretrained.DEFAULT).network
+        super().__init__(learning_rate, rule, skip_nonfinite, state_dtype, network, name, **kwargs)
+
+
+# As Keras's own optimizers, by name and by the name in lower case: `compile(optimizer="rnnprop")`.
+keras.saving.get_custom_objects().update({"rnnprop": RNNprop, "RNNprop": RNNprop})
 
 
 @keras.saving.register_keras_serializable(package="rnnprop_tf")
@@ -439,22 +459,24 @@ class DMOptimizer(LearnedOptimizer):
 
     As `RNNprop`, but the network reads the gradient itself, on a logarithmic scale, and its output is not
     bounded. Non-finite and zero gradients, state and arguments are as there, without `{variable}_m` and
-    `{variable}_v`.
+    `{variable}_v`. No weights of this kind ship with the package, so there is no default for them.
 
     Args:
-        network: The learned weights, a `rnnprop_tf.network.Network`.
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
             arguments. The factor of the network's output. Defaults to `0.1`.
         p: A float in (0, 80]; gradients below `exp(-p)` count as small. Defaults to `10.0`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
             arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
-        name: String. The name of the optimizer. Defaults to `"dm_optimizer"`.
+        network: The learned weights, a `rnnprop_tf.network.Network`. Required.
+        name: String. The name of the optimizer. Defaults to `"dm_optimizer"`, the next ones to
+            `"dm_optimizer_1"` and so on.
         **kwargs: Keras's own arguments, as for `RNNprop`.
 
     Raises:
         TypeError: If `network` is not a `Network`.
         ValueError: If a weight or hyperparameter is out of its range or shape.
+        RuntimeError: If Keras runs on another backend than TensorFlow, or `tf.keras` is Keras 2.
 
     Example:
 
@@ -466,18 +488,19 @@ class DMOptimizer(LearnedOptimizer):
     """
 
     rule_class = DMRule
+    default_name = "dm_optimizer"
 
     def __init__(
         self,
-        network: Network,
         learning_rate: LearningRate = 0.1,
         p: float = 10.0,
         skip_nonfinite: bool = True,
         state_dtype: str = "float32",
-        name: str = "dm_optimizer",
+        network: Network | None = None,
+        name: str | None = None,
         **kwargs: Unpack[KerasArguments],
     ) -> None:
-        super().__init__(network, DMRule(p), learning_rate, skip_nonfinite, state_dtype, name, **kwargs)
+        super().__init__(learning_rate, DMRule(p), skip_nonfinite, state_dtype, network, name, **kwargs)
 
 
 def _without_numpy(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -489,6 +512,15 @@ def _check_rate(name: str, value: float) -> None:
     # Keras takes any. A NaN would reach the variables, where no gradient gives it away.
     if not 0.0 <= value < math.inf:
         raise ValueError(f"`{name}` must be a finite number of 0 or more. Received: {name}={value}")
+
+
+def _not_a_learning_rate(value: Any, class_name: str) -> ValueError:
+    given = "a Network" if isinstance(value, Network) else reprlib.repr(value)
+    return ValueError(
+        "`learning_rate` must be a float, a `LearningRateSchedule` or a callable without arguments. Weights "
+        f"are given as `network=`, or by name or path to `{class_name}.from_pretrained`. "
+        f"Received: learning_rate={given} of type {type(value).__name__}"
+    )
 
 
 def _usable(gradient: Tensor) -> Tensor:
@@ -519,13 +551,14 @@ def _check_dtype(variable: keras.Variable) -> None:
         )
 
 
-def _checked_network(network: Network, rule: Rule, class_name: str) -> Network:
+def _checked_network(network: Network | None, rule: Rule, class_name: str) -> Network:
     """A copy of the weights as float32 NumPy arrays."""
     if not isinstance(network, Network):
+        folder = '"path/to/weights"' if isinstance(rule, DMRule) else ""  # None of those ship.
         raise TypeError(
             "`network` must be a `rnnprop_tf.network.Network`, the learned weights. For meta-trained ones "
-            f"use `{class_name}.from_pretrained()`. Received: network={network!r} of type "
-            f"{type(network).__name__}"
+            f"use `{class_name}.from_pretrained({folder})`. Received: network={reprlib.repr(network)} of "
+            f"type {type(network).__name__}"
         )
     architecture = coordinatewise.architecture_of(network)
     if architecture.inputs != rule.inputs_size:
@@ -541,29 +574,4 @@ def _checked_network(network: Network, rule: Rule, class_name: str) -> Network:
                 f"again from a good copy. Received: shape {tensors[name].shape}, "
                 f"{np.count_nonzero(~np.isfinite(tensors[name]))} non-finite numbers."
             )
-    return coordinatewise.from_tensors(tensors, architecture)
-
-
-def _network_to_config(network: Network) -> dict[str, Any]:
-    """The weights in JSON: 35 KB for the paper's network, where lists of numbers would take 139."""
-    tensors = coordinatewise.to_tensors(network).values()
-    return {
-        "architecture": coordinatewise.architecture_of(network)._asdict(),
-        "weights": base64.b64encode(b"".join(tensor.astype("<f4").tobytes() for tensor in tensors)).decode(),
-    }
-
-
-def _network_from_config(config: dict[str, Any]) -> Network:
-    sizes = config["architecture"]
-    architecture = Architecture(sizes["inputs"], tuple(sizes["preprocess"]), tuple(sizes["lstm"]))
-    shapes = coordinatewise.tensor_shapes(architecture)
-    content = base64.b64decode(config["weights"])
-    ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])
-    if len(content) != 4 * ends[-1]:
-        raise ValueError(
-            f"The config's `network` is damaged: expected {4 * ends[-1]} bytes for {architecture}. Load the "
-            f"model or the optimizer again from a good copy. Received: {len(content)} bytes."
-        )
-    parts = np.split(np.frombuffer(content, "<f4"), ends[:-1])
-    tensors = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
     return coordinatewise.from_tensors(tensors, architecture)

@@ -48,6 +48,17 @@ from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, SettlingRule, checked
 DEFAULT = "rnnprop-1"
 """The name of the weights to use when none is asked for."""
 
+LASTING = {
+    "rnnprop-1": "sha256:0d535f699c3aa72b803979cb9669cf64115e11440e527edda0be160b8a3db530",
+    "rnnprop-paper": "sha256:70e8e380fea89cb833212e0f0aa9f4710856e98e1ce223a72e5d5467786c9981",
+    "rnnprop-quick": "sha256:db6fb307cc911c61b65226853ae35c3157f03a7d2b15f479ddd22bd8fe713d84",
+}
+"""Networks that every later release ships under the same names, with the SHA-256 of their numbers.
+
+Model files and configs of users name them, see `rnnprop_tf.network_config`. So never remove one, and give
+changed weights a new name. `rnnprop-1-settling` has the network of `rnnprop-1`.
+"""
+
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"

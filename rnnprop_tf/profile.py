@@ -36,7 +36,7 @@ def profile(
 
     Args:
         model: A built Keras model.
-        optimizer: Whose settings to take. Defaults to `RNNprop.from_pretrained()`.
+        optimizer: Whose settings to take. Defaults to `RNNprop()`.
         updates: How many updates to time; the median counts.
 
     Returns:
@@ -54,7 +54,7 @@ def profile(
             "There is nothing to measure: expected a built model with trainable variables. Call "
             f"`model.build(input_shape)` first. Received: {model.name!r} with none."
         )
-    ours: LearnedOptimizer = RNNprop.from_pretrained() if optimizer is None else optimizer
+    ours: LearnedOptimizer = RNNprop(name="rnnprop") if optimizer is None else optimizer
     sizes = [int(np.prod(variable.shape)) for variable in model.trainable_variables]
     fresh = type(ours).from_config(ours.get_config())
     costs = (

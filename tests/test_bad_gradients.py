@@ -65,7 +65,7 @@ def test_bad_steps_are_as_if_left_out(cls, arguments, of_fit) -> None:
 
     # DMOptimizer's steps are not bounded.
     rate = 0.05 if cls is RNNprop else 0.005
-    optimizer, reference = (cls(network(), rate, **arguments) for _ in range(2))
+    optimizer, reference = (cls(rate, network=network(), **arguments) for _ in range(2))
     found = fit(optimizer, x, poisoned, **of_fit)
     expected = fit(reference, x[kept], y[kept], **of_fit)
 

@@ -37,7 +37,7 @@ def test_update_rms_is_that_of_the_shortened_step():
     coordinates = [
         reference.SettlingReference(SettlingRule(beta_3=0.5, settling=3.0), weights) for _ in range(24)
     ]
-    optimizer = RNNprop(weights, settling=3.0, beta_3=0.5)
+    optimizer = RNNprop(network=weights, settling=3.0, beta_3=0.5)
     variable = keras.Variable(np.ones(24, "float32"), name="kernel")
     for t, row in enumerate(gradients, start=1):
         moves = [c.step(g, t) for c, g in zip(coordinates, row, strict=True)]
@@ -61,7 +61,7 @@ def test_statistics_are_those_of_the_reference(optimizer_class, state_dtype):
     last = np.where(moves[-1] == 0.0, moves[-2], moves[-1])[1:]
 
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
-    optimizer = optimizer_class(weights, schedule, state_dtype=state_dtype, weight_decay=0.1)
+    optimizer = optimizer_class(schedule, network=weights, state_dtype=state_dtype, weight_decay=0.1)
     variables = [keras.Variable(np.ones((4, 6), "float32"), name=name) for name in ("kernel", "idle")]
     idle = tf.zeros((4, 6))
     optimizer.build(variables)
@@ -94,7 +94,7 @@ def test_statistics_are_those_of_the_reference(optimizer_class, state_dtype):
 
 def test_variables_that_share_a_path_are_told_apart():
     variables = [keras.Variable(np.zeros(3), dtype="float32", name="same") for _ in range(2)]
-    optimizer = RNNprop(network())
+    optimizer = RNNprop(network=network())
     optimizer.build(variables)
     optimizer.apply([tf.ones(3), tf.zeros(3)], variables)
     found = update_statistics(optimizer)
@@ -134,9 +134,9 @@ def fit(compiled, *callbacks, batches=6, epochs=1):
 )
 def test_every_way_to_fit_logs_what_the_optimizer_did(tmp_path, how, dtype):
     if dtype is None:
-        optimizer = inner = RNNprop(network())
+        optimizer = inner = RNNprop(network=network())
     else:
-        inner = RNNprop(network())
+        inner = RNNprop(network=network())
         optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
     compiled = model(dtype)
     compiled.compile(optimizer, "mse", **how)
@@ -160,7 +160,7 @@ def test_every_way_to_fit_logs_what_the_optimizer_did(tmp_path, how, dtype):
 
 def test_epochs_dm_and_accumulation_and_a_second_fit(tmp_path):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
-    optimizer = DMOptimizer(network(), schedule, gradient_accumulation_steps=2)
+    optimizer = DMOptimizer(schedule, network=network(), gradient_accumulation_steps=2)
     compiled = model()
     compiled.compile(optimizer, "mse", run_eagerly=True)
     kernel = compiled.get_layer("last").kernel
@@ -175,7 +175,9 @@ def test_epochs_dm_and_accumulation_and_a_second_fit(tmp_path):
 
 
 def test_ours_is_found_among_several_optimizers(tmp_path):
-    mapping = keras.optimizers.OptimizerMap(keras.optimizers.Adam(), {"net/last/.*": RNNprop(network())})
+    mapping = keras.optimizers.OptimizerMap(
+        keras.optimizers.Adam(), {"net/last/.*": RNNprop(network=network())}
+    )
     compiled = model()
     compiled.compile(keras.optimizers.MultiOptimizer(mapping), "mse", run_eagerly=True)
     fit(compiled, OptimizerMonitor(tmp_path, update_freq="batch"), batches=2)

@@ -87,7 +87,7 @@ def make(optimizer=None, **settings):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Embedding(10, 2), keras.layers.Flatten(), keras.layers.Dense(4, "tanh")]
     model = keras.Sequential([keras.Input((3,)), *layers, keras.layers.Dense(1)])
-    model.compile(optimizer or RNNprop(network, 0.05, **settings), "mse")
+    model.compile(optimizer or RNNprop(0.05, network=network, **settings), "mse")
     return model
 
 def values(model):

@@ -57,7 +57,8 @@ def stepper(optimizer, variables, mode):
 
 def slots(optimizer):
     """Name after the variable's -> value, of everything that the optimizer keeps for variables."""
-    return {v.path: v.numpy() for v in optimizer.variables if v.shape.rank > 0 or "scalar" in v.path}
+    kept = [v for v in optimizer.variables if v.shape.rank > 0 or "scalar" in v.path]
+    return {v.path.removeprefix(f"{optimizer.name}/"): v.numpy() for v in kept}
 
 
 def own_variable(optimizer, name):
@@ -76,7 +77,7 @@ def assert_same(left, right):
 
 def test_slots_of_rnnprop_are_named_shaped_and_ordered_as_documented():
     variables = [keras.Variable(np.zeros((2, 3)), name="kernel"), keras.Variable(0.0, name="bias")]
-    optimizer = RNNprop(initial_weights(Architecture(), 0))
+    optimizer = RNNprop(network=initial_weights(Architecture(), 0))
     optimizer.build(variables)
     found = [(v.path, tuple(v.shape), v.dtype) for v in optimizer.variables]
     expected = [("iteration", (), "int64"), ("learning_rate", (), "float32")]
@@ -85,14 +86,14 @@ def test_slots_of_rnnprop_are_named_shaped_and_ordered_as_documented():
         expected += [(f"{name}_m", shape, "float32"), (f"{name}_v", shape, "float32")]
         for layer in ("lstm1", "lstm2"):
             expected += [(f"{name}_{layer}_{part}", (20, *shape), "float32") for part in "hc"]
-    assert found == [(f"rnnprop/{path}", shape, dtype) for path, shape, dtype in expected]
+    assert found == [(f"{optimizer.name}/{path}", shape, dtype) for path, shape, dtype in expected]
     assert sum(v.numpy().size for v in optimizer.variables[4:]) == 82 * (6 + 1)
 
 
 def test_slots_of_dm_optimizer_are_those_of_the_lstm_after_keras_own():
-    optimizer = DMOptimizer(random_network(), use_ema=True, gradient_accumulation_steps=2)
+    optimizer = DMOptimizer(network=random_network(), use_ema=True, gradient_accumulation_steps=2)
     optimizer.build([keras.Variable(np.zeros((2, 3)), name="kernel")])
-    assert [v.path.removeprefix("dm_optimizer/") for v in optimizer.variables] == [
+    assert [v.path.removeprefix(f"{optimizer.name}/") for v in optimizer.variables] == [
         "iteration",
         "learning_rate",
         "step",
@@ -109,17 +110,17 @@ def test_slots_of_dm_optimizer_are_those_of_the_lstm_after_keras_own():
 
 def test_slots_are_named_after_the_layer_as_adams_are():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")], name="model")
-    ours, adam = RNNprop(constant_network()), keras.optimizers.Adam(name="adam")
+    ours, adam = RNNprop(network=constant_network()), keras.optimizers.Adam(name="adam")
     for optimizer in (ours, adam):
         optimizer.build(model.trainable_variables)
-    assert ours.variables[4].path == adam.variables[2].path.replace("adam/", "rnnprop/").replace(
+    assert ours.variables[4].path == adam.variables[2].path.replace("adam/", f"{ours.name}/").replace(
         "momentum", "m"
     )
 
 
 def test_first_step_by_hand():
     variable = keras.Variable([1.0, -2.0], name="x")
-    optimizer = RNNprop(constant_network(0.5), learning_rate=0.1)
+    optimizer = RNNprop(network=constant_network(0.5), learning_rate=0.1)
     optimizer.apply([tf.constant([4.0, -0.5])], [variable])
 
     def sigmoid(x):
@@ -138,7 +139,7 @@ def test_build_inside_a_trace_equals_build_before_it():
     results = []
     for build_first in (True, False):
         variables = make_variables()
-        optimizer = RNNprop(random_network())
+        optimizer = RNNprop(network=random_network())
         if build_first:
             optimizer.build(variables)
         step = stepper(optimizer, variables, "graph")
@@ -185,7 +186,7 @@ def random_steps(rule):
 def test_class_equals_rule_over_random_steps(cls, rule, mode, monkeypatch):
     monkeypatch.setattr(compute, "SMALL", 10)  # The kernel runs alone, the other two together.
     variables = make_variables()
-    optimizer = cls(random_network(), learning_rate=0.05, **rule.__dict__)
+    optimizer = cls(network=random_network(), learning_rate=0.05, **rule.__dict__)
     step = stepper(optimizer, variables, mode)
     steps, moved, states = random_steps(rule)
     for gradients in steps:
@@ -200,7 +201,7 @@ def test_class_equals_rule_over_random_steps(cls, rule, mode, monkeypatch):
 
 
 def test_settling_survives_config_and_weight_folder(tmp_path):
-    optimizer = RNNprop(random_network(), settling=1.5, beta_3=0.99)
+    optimizer = RNNprop(network=random_network(), settling=1.5, beta_3=0.99)
     optimizer.save_pretrained(tmp_path / "weights")
     for same in (
         RNNprop.from_config(optimizer.get_config()),
@@ -208,11 +209,11 @@ def test_settling_survives_config_and_weight_folder(tmp_path):
         RNNprop.from_pretrained("rnnprop-quick", settling=1.5, beta_3=0.99),
     ):
         assert same.rule == SettlingRule(beta_3=0.99, settling=1.5)
-    assert type(RNNprop(random_network()).rule) is RNNpropRule
+    assert type(RNNprop(network=random_network()).rule) is RNNpropRule
     with pytest.raises(ValueError, match="Expected settling to be a number"):
-        RNNprop(random_network(), settling=None)
+        RNNprop(network=random_network(), settling=None)
     with pytest.raises(ValueError, match="Expected beta_3 to be a number"):
-        RNNprop(random_network(), beta_3=1.0)  # without settling too
+        RNNprop(network=random_network(), beta_3=1.0)  # without settling too
 
 
 def test_features_are_adams_and_rmsprops_updates():
@@ -239,7 +240,7 @@ def test_features_are_adams_and_rmsprops_updates():
 def test_update_step_is_a_whole_step_for_one_variable():
     one, all_at_once = keras.Variable([1.0, 2.0], name="x"), keras.Variable([1.0, 2.0], name="x")
     gradient = tf.constant([0.3, -4.0])
-    optimizers = [RNNprop(random_network()), RNNprop(random_network())]
+    optimizers = [RNNprop(network=random_network()), RNNprop(network=random_network())]
     optimizers[0].build([one])
     optimizers[0].update_step(gradient, one, 0.1)
     optimizers[1].apply([gradient], [all_at_once])
@@ -257,7 +258,7 @@ def test_groups_join_small_variables_up_to_the_limit(monkeypatch):
 
 def test_second_step_traces_and_compiles_nothing():
     variables = make_variables()
-    optimizer = RNNprop(random_network(), beta_1=0.123)
+    optimizer = RNNprop(network=random_network(), beta_1=0.123)
     step = stepper(optimizer, variables, "graph")
     counts = []
     for seed in range(3):
@@ -271,7 +272,7 @@ def test_second_step_traces_and_compiles_nothing():
 def test_variables_of_one_shape_and_networks_of_one_size_share_a_program(monkeypatch):
     monkeypatch.setattr(compute, "SMALL", 0)
     for seed in range(2):  # The first optimizer and its variables are gone when the second needs the program.
-        optimizer = RNNprop(random_network(seed), beta_1=0.321)
+        optimizer = RNNprop(network=random_network(seed), beta_1=0.321)
         variables = [keras.Variable(np.ones((2, 3))), keras.Variable(np.ones(6)), keras.Variable(np.ones(6))]
         optimizer.apply(make_gradients(0, variables), variables)
     dtypes = (tf.float32,) * 6
@@ -319,7 +320,7 @@ def test_chunks_are_the_rule_on_all_coordinates(shapes, joined, mode, monkeypatc
     monkeypatch.setattr(compute, "WHOLE", 7)
     monkeypatch.setattr(compute, "SMALL", 1000 if joined else 0)
     variables = [keras.Variable(tf.ones(shape)) for shape in shapes]
-    optimizer = RNNprop(random_network(), 1.0, beta_1=CHUNKED_RULE.beta_1)
+    optimizer = RNNprop(1.0, network=random_network(), beta_1=CHUNKED_RULE.beta_1)
     step = stepper(optimizer, variables, mode)
     steps, moved, states = chunked_steps(shapes)
     for gradients in steps:
@@ -340,7 +341,7 @@ def operations(graph):
 
 def test_step_has_static_shapes_and_never_calls_the_host():
     variables = [*make_variables(), keras.Variable(tf.zeros(30_000)), keras.Variable(tf.zeros(70_000))]
-    optimizer = RNNprop(random_network())
+    optimizer = RNNprop(network=random_network())
     optimizer.build(variables)
     graph = stepper(optimizer, variables, "graph").get_concrete_function(*make_gradients(0, variables)).graph
     host = {"PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunction", "Print", "PrintV2", "Assert"}
@@ -357,7 +358,7 @@ def test_step_has_static_shapes_and_never_calls_the_host():
 )
 def test_every_operation_of_the_plain_step_has_a_gpu_kernel():
     variables = [*make_variables(), keras.Variable(tf.zeros(30_000))]
-    optimizer = RNNprop(random_network(), state_dtype="bfloat16", weight_decay=0.1, clipnorm=1.0)
+    optimizer = RNNprop(network=random_network(), state_dtype="bfloat16", weight_decay=0.1, clipnorm=1.0)
     optimizer.build(variables)
     graph = stepper(optimizer, variables, "graph").get_concrete_function(*make_gradients(0, variables)).graph
     # Those that run as they are; what is in the compiled functions is XLA's to translate.
@@ -368,7 +369,7 @@ def test_every_operation_of_the_plain_step_has_a_gpu_kernel():
 
 def test_compiled_step_never_calls_the_host():
     variables = [keras.Variable(tf.zeros(70_000)), keras.Variable(tf.zeros(3))]
-    optimizer = RNNprop(random_network())
+    optimizer = RNNprop(network=random_network())
     optimizer.build(variables)
     step = stepper(optimizer, variables, "jit")
     program = step.experimental_get_compiler_ir(*make_gradients(0, variables))(stage="hlo")
@@ -383,7 +384,7 @@ def test_compiled_step_never_calls_the_host():
 @pytest.mark.parametrize("cls", CLASSES)
 def test_rows_of_an_embedding_rest_while_unused(cls, mode):
     table = keras.Variable(np.linspace(-1.0, 1.0, 12).reshape(4, 3), dtype="float32", name="table")
-    optimizer = cls(random_network(), 0.1)
+    optimizer = cls(0.1, network=random_network())
 
     def apply(rows):
         values = tf.ones((2, 3)) * tf.cast(rows[:, None] + 1, "float32")
@@ -416,7 +417,7 @@ def test_nonfinite_step_changes_nothing_and_is_counted(mode, bad):
     results = []
     for poisoned in (True, False):
         variables = make_variables()
-        optimizer = RNNprop(random_network(), 0.1, weight_decay=0.01)
+        optimizer = RNNprop(0.1, network=random_network(), weight_decay=0.01)
         step = stepper(optimizer, variables, mode)
         for seed in range(3):
             step(*make_gradients(seed, variables))
@@ -438,7 +439,7 @@ def test_nonfinite_step_changes_nothing_and_is_counted(mode, bad):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
 def test_clipping_does_not_hide_a_gradient_that_is_not_to_be_used(clip, bad):
     variable = keras.Variable([1.0, 2.0])
-    optimizer = RNNprop(random_network(), **{clip: 0.5})
+    optimizer = RNNprop(network=random_network(), **{clip: 0.5})
     optimizer.apply([tf.constant([1.0, bad])], [variable])
     np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])
     assert optimizer.skipped_steps.numpy() == 1
@@ -447,7 +448,7 @@ def test_clipping_does_not_hide_a_gradient_that_is_not_to_be_used(clip, bad):
 @pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm"])
 def test_a_norm_that_overflows_skips_the_step(clip):
     variable = keras.Variable(np.ones(8, "float32"))
-    optimizer = RNNprop(random_network(), **{clip: 1.0})
+    optimizer = RNNprop(network=random_network(), **{clip: 1.0})
     optimizer.apply([tf.fill([8], 1.5e19)], [variable])
     np.testing.assert_array_equal(variable.numpy(), np.ones(8))
     assert (own_variable(optimizer, "step"), optimizer.skipped_steps.numpy()) == (0, 1)
@@ -456,14 +457,14 @@ def test_a_norm_that_overflows_skips_the_step(clip):
 def test_clipping_by_norm_is_in_float32_whatever_the_variable():
     """The square of 300 is infinite in float16."""
     variable = keras.Variable([1.0, 1.0], dtype="float16", name="x")
-    optimizer = RNNprop(random_network(), clipnorm=1.0)
+    optimizer = RNNprop(network=random_network(), clipnorm=1.0)
     optimizer.apply([tf.constant([300.0, 400.0], "float16")], [variable])
     np.testing.assert_allclose(own_variable(optimizer, "x_m"), [0.05 * 0.6, 0.05 * 0.8], rtol=1e-3)
 
 
 def test_skipping_can_be_turned_off():
     variable = keras.Variable([1.0, 2.0], name="x")
-    optimizer = RNNprop(random_network(), skip_nonfinite=False)
+    optimizer = RNNprop(network=random_network(), skip_nonfinite=False)
     optimizer.apply([tf.constant([1.0, np.nan])], [variable])
     assert np.isfinite(variable.numpy()).tolist() == [True, False]
     assert (own_variable(optimizer, "step"), own_variable(optimizer, "skipped_steps")) == (1, 0)
@@ -471,7 +472,7 @@ def test_skipping_can_be_turned_off():
 
 def test_bad_micro_batch_costs_its_accumulated_step_only():
     variable = keras.Variable([1.0, 2.0], name="x")
-    optimizer = RNNprop(random_network(), gradient_accumulation_steps=2)
+    optimizer = RNNprop(network=random_network(), gradient_accumulation_steps=2)
     for gradient in ([1.0, np.nan], [1.0, 1.0]):
         optimizer.apply([tf.constant(gradient)], [variable])
     np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])
@@ -484,7 +485,7 @@ def test_bad_micro_batch_costs_its_accumulated_step_only():
 
 def test_average_takes_in_the_unchanged_variables_on_a_skipped_step():
     variable = keras.Variable([1.0], name="x")
-    optimizer = RNNprop(random_network(), 0.5, use_ema=True, ema_momentum=0.75)
+    optimizer = RNNprop(0.5, network=random_network(), use_ema=True, ema_momentum=0.75)
     optimizer.apply([tf.constant([2.0])], [variable])
     optimizer.apply([tf.constant([2.0])], [variable])
     average = own_variable(optimizer, "x_average")
@@ -496,7 +497,7 @@ def test_average_takes_in_the_unchanged_variables_on_a_skipped_step():
 
 def test_loss_scaling_skips_before_and_counts_for_itself():
     variable = keras.Variable([1.0], name="x")
-    inner = RNNprop(random_network())
+    inner = RNNprop(network=random_network())
     optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
     for gradient in (np.inf, 16.0):
         optimizer.apply([tf.constant([gradient])], [variable])
@@ -511,7 +512,7 @@ def test_schedules_callables_and_whole_numbers_are_learning_rates():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [1.0, 0.5, 0.25])
     for rate, expected in ((schedule, 1.75), (lambda: tf.constant(0.5), 1.5), (1, 3.0), (np.float32(1), 3.0)):
         variable = keras.Variable([0.0])
-        optimizer = RNNprop(constant_network(0.5), learning_rate=rate)
+        optimizer = RNNprop(network=constant_network(0.5), learning_rate=rate)
         for _ in range(3):
             optimizer.apply([tf.constant([1.0])], [variable])
         np.testing.assert_allclose(variable.numpy(), [expected * math.tanh(0.5)], rtol=1e-6)
@@ -519,7 +520,7 @@ def test_schedules_callables_and_whole_numbers_are_learning_rates():
 
 def test_weight_decay_is_keras_own_and_honours_exclusions():
     kernel, bias = keras.Variable([2.0, 2.0], name="kernel"), keras.Variable([2.0], name="bias")
-    optimizer = RNNprop(constant_network(0.5), 0.1, weight_decay=0.2)
+    optimizer = RNNprop(0.1, network=constant_network(0.5), weight_decay=0.2)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     optimizer.apply([tf.constant([1.0, 0.0]), tf.constant([1.0])], [kernel, bias])
     moved = 0.1 * math.tanh(0.5)
@@ -530,7 +531,7 @@ def test_weight_decay_is_keras_own_and_honours_exclusions():
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_variable_without_gradient_is_left_alone():
     variables = make_variables()
-    optimizer = RNNprop(random_network(), weight_decay=0.1)
+    optimizer = RNNprop(network=random_network(), weight_decay=0.1)
     optimizer.apply(make_gradients(0, variables), variables)
     before = slots(optimizer), variables[0].numpy(), variables[1].numpy()
     optimizer.apply([None, *make_gradients(1, variables)[1:]], variables)
@@ -549,7 +550,7 @@ def test_other_floats_are_computed_in_float32(dtype, mode):
     reference = keras.Variable(start, dtype="float32", name="x")
     results = []
     for v in (variable, reference):
-        optimizer = RNNprop(random_network(), 0.5, weight_decay=0.125)
+        optimizer = RNNprop(0.5, network=random_network(), weight_decay=0.125)
         step = stepper(optimizer, [v], mode)
         for _ in range(2):
             step(tf.cast(gradient, v.dtype))
@@ -567,7 +568,7 @@ def test_lstm_state_in_bfloat16_is_rounded_state(mode, small, monkeypatch):
     monkeypatch.setattr(compute, "SMALL", small)
     network, rule = random_network(), RNNpropRule()
     variables = [keras.Variable(tf.ones(3), name="x"), keras.Variable(tf.ones((2, 2)), name="y")]
-    optimizer = RNNprop(network, 1.0, state_dtype="bfloat16")
+    optimizer = RNNprop(1.0, network=network, state_dtype="bfloat16")
     step = stepper(optimizer, variables, mode)
     state, expected = rule.initial_state(network, 3), np.ones(3, "float32")
     for t in range(1, 6):
@@ -586,7 +587,7 @@ def test_lstm_state_in_bfloat16_is_rounded_state(mode, small, monkeypatch):
 
 def test_bfloat16_state_is_half_and_comes_back_from_the_config():
     optimizer = RNNprop.from_config(
-        RNNprop(initial_weights(Architecture(), 0), state_dtype="bfloat16").get_config()
+        RNNprop(network=initial_weights(Architecture(), 0), state_dtype="bfloat16").get_config()
     )
     optimizer.build([keras.Variable(tf.zeros(10))])
     assert optimizer.get_config()["state_dtype"] == "bfloat16"
@@ -597,7 +598,7 @@ def test_bfloat16_state_is_half_and_comes_back_from_the_config():
 def test_other_types_are_refused(dtype):
     variable = tf.Variable(tf.zeros(2, dtype), name="count")
     with pytest.raises(ValueError, match=rf"Only real floating-point.*`count_0`.*Received: dtype={dtype}"):
-        RNNprop(random_network()).build([variable])
+        RNNprop(network=random_network()).build([variable])
 
 
 # Arguments
@@ -606,35 +607,59 @@ def test_other_types_are_refused(dtype):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: RNNprop("weights"), TypeError, r"`RNNprop.from_pretrained\(\)`.*'weights' of type str"),
-        (lambda: RNNprop(random_network(), beta_1=1.0), ValueError, r"beta_1 to be a number in \[0, 1\)"),
-        (lambda: RNNprop(random_network(), epsilon=np.inf), ValueError, r"epsilon to be .*Received: inf"),
         (
-            lambda: RNNprop(random_network(), state_dtype="float16"),
+            lambda: RNNprop(network="weights"),
+            TypeError,
+            r"`RNNprop.from_pretrained\(\)`.*'weights' of type str",
+        ),
+        (
+            lambda: RNNprop(network=random_network(), beta_1=1.0),
+            ValueError,
+            r"beta_1 to be a number in \[0, 1\)",
+        ),
+        (
+            lambda: RNNprop(network=random_network(), epsilon=np.inf),
+            ValueError,
+            r"epsilon to be .*Received: inf",
+        ),
+        (
+            lambda: RNNprop(network=random_network(), state_dtype="float16"),
             ValueError,
             r"`state_dtype` must be one of 'float32', 'bfloat16'.*'float16'",
         ),
-        (lambda: DMOptimizer(random_network(), p=100), ValueError, r"p to be a number in \(0, 80\]"),
-        (lambda: RNNprop(random_network(), np.nan), ValueError, "`learning_rate` must be .*Received: .*nan"),
+        (lambda: DMOptimizer(network=random_network(), p=100), ValueError, r"p to be a number in \(0, 80\]"),
         (
-            lambda: RNNprop(random_network(), -1),
+            lambda: RNNprop(np.nan, network=random_network()),
+            ValueError,
+            "`learning_rate` must be .*Received: .*nan",
+        ),
+        (
+            lambda: RNNprop(-1, network=random_network()),
             ValueError,
             "`learning_rate` must be a finite number of 0 or",
         ),
-        (lambda: RNNprop(random_network(), weight_decay=np.nan), ValueError, "`weight_decay` must be .*nan"),
-        (lambda: RNNprop(random_network(), momentum=1), ValueError, r"not recognized: \{'momentum': 1\}"),
         (
-            lambda: RNNprop(initial_weights(Architecture(3), 0)),
+            lambda: RNNprop(network=random_network(), weight_decay=np.nan),
+            ValueError,
+            "`weight_decay` must be .*nan",
+        ),
+        (
+            lambda: RNNprop(network=random_network(), momentum=1),
+            ValueError,
+            r"not recognized: \{'momentum': 1\}",
+        ),
+        (
+            lambda: RNNprop(network=initial_weights(Architecture(3), 0)),
             ValueError,
             r"2 inputs of a RNNpropRule.*Received: a network of 3 inputs",
         ),
         (
-            lambda: RNNprop(constant_network(np.nan)),
+            lambda: RNNprop(network=constant_network(np.nan)),
             ValueError,
             r"`output.bias` of `network` must be finite.*1 non-finite",
         ),
         (
-            lambda: RNNprop(constant_network()._replace(output=Dense(np.zeros((1, 7)), np.zeros(1)))),
+            lambda: RNNprop(network=constant_network()._replace(output=Dense(np.zeros((1, 7)), np.zeros(1)))),
             ValueError,
             r"`output.kernel`.*of shape \(1, 1\).*Received: shape \(1, 7\)",
         ),
@@ -647,7 +672,7 @@ def test_wrong_arguments_are_named(make, error, message):
 
 def test_a_finite_gradient_whose_square_is_not_is_skipped_too():
     variable = keras.Variable([1.0, 1.0], name="x")
-    optimizer = RNNprop(random_network())
+    optimizer = RNNprop(network=random_network())
     optimizer.apply([tf.constant([1e20, 1.0])], [variable])
     np.testing.assert_array_equal(variable.numpy(), [1.0, 1.0])
     assert int(optimizer.skipped_steps.numpy()) == 1
@@ -660,7 +685,7 @@ def test_a_finite_gradient_whose_square_is_not_is_skipped_too():
 def test_a_dropped_model_takes_its_state_along(arguments):
     """Nothing that outlives a model, such as TensorFlow's registry of gradients, may hold its slots."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    model.compile(RNNprop(random_network(), **arguments), "mse")
+    model.compile(RNNprop(network=random_network(), **arguments), "mse")
     model.fit(np.ones((8, 3)), np.ones((8, 2)), batch_size=4, epochs=2, verbose=0)
     slots = [weakref.ref(variable.value.handle) for variable in model.optimizer.variables]
     assert len(slots) > 4

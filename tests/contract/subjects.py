@@ -80,11 +80,11 @@ def adams_direction(coordinates: int) -> Direction:
 
 
 def make_rnnprop(learning_rate: Any = RATE, **arguments: Any) -> RNNprop:
-    return RNNprop(NETWORK, learning_rate, **arguments)
+    return RNNprop(learning_rate, network=NETWORK, **arguments)
 
 
 def make_dm_optimizer(learning_rate: Any = RATE, **arguments: Any) -> DMOptimizer:
-    return DMOptimizer(NETWORK, learning_rate, **arguments)
+    return DMOptimizer(learning_rate, network=NETWORK, **arguments)
 
 
 def make_adam(learning_rate: Any = RATE, **arguments: Any) -> keras.optimizers.Adam:

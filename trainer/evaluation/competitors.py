@@ -29,7 +29,7 @@ class Competitor(NamedTuple):
             return baselines.OPTIMIZERS[self.name](rate)
         network, rule, _, _ = self.weights
         kind = RNNprop if isinstance(rule, RNNpropRule) else DMOptimizer
-        return kind(network, learning_rate=rate, **dataclasses.asdict(rule))
+        return kind(rate, network=network, **dataclasses.asdict(rule))
 
     def cell(self, task: str, rate: float, steps: int) -> Cell:
         """The cell of its runs at that rate."""

@@ -1,0 +1,105 @@
+"""RNNprop is made as Keras's own optimizers are: without arguments, by a string, by a dict; names differ."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rnnprop_tf import DMOptimizer, RNNprop, list_pretrained, pretrained
+from rnnprop_tf.rule import RNNpropRule, SettlingRule
+
+CONFIG = {"learning_rate": 0.25, "clipnorm": 2.0}
+
+
+def default_network():
+    return pretrained.load(pretrained.DEFAULT).network
+
+
+def assert_same_network(left, right):
+    tf.nest.map_structure(np.testing.assert_array_equal, left, right)
+
+
+def test_without_arguments_it_is_that_of_the_default_weights():
+    plain, loaded = RNNprop(), RNNprop.from_pretrained()
+    assert_same_network(plain.network, default_network())
+    assert plain.get_config() | {"name": ""} == loaded.get_config() | {"name": ""}
+
+
+def test_the_first_argument_is_the_learning_rate_as_adams_is():
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    assert float(RNNprop(0.01).learning_rate) == float(keras.optimizers.Adam(0.01).learning_rate)
+    assert RNNprop(schedule)._learning_rate is schedule
+    assert DMOptimizer(0.01, network=default_network()).get_config()["learning_rate"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        "rnnprop",
+        "RNNprop",
+        "rnnprop_tf>RNNprop",
+        {"class_name": "rnnprop", "config": {}},
+        {"class_name": "RNNprop", "config": {}},
+        {"class_name": "RNNprop", "config": {}, "registered_name": "rnnprop_tf>RNNprop"},
+    ],
+    ids=str,
+)
+def test_keras_finds_it_by_its_name_and_by_an_empty_config(identifier):
+    optimizer = keras.optimizers.get(identifier)
+    assert type(optimizer) is RNNprop
+    assert_same_network(optimizer.network, default_network())
+    assert float(optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_a_part_of_a_config_is_enough():
+    for config in (CONFIG, CONFIG | {"settling": 2.0}):
+        optimizer = keras.optimizers.deserialize({"class_name": "RNNprop", "config": dict(config)})
+        assert (float(optimizer.learning_rate), optimizer.clipnorm) == (0.25, 2.0)
+        assert optimizer.rule == (SettlingRule(settling=2.0) if "settling" in config else RNNpropRule())
+
+
+def test_a_model_compiles_and_trains_with_the_string():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(optimizer="rnnprop", loss="mse")
+    losses = model.fit(np.ones((4, 1)), np.ones((4, 1)), epochs=2, verbose=0).history["loss"]
+    assert type(model.optimizer) is RNNprop
+    assert losses[1] < losses[0]
+
+
+def test_default_names_are_unique_and_others_stay():
+    def names_of(make):
+        keras.backend.clear_session()  # Counts from the start again.
+        return [make().name for _ in range(3)]
+
+    for make, name in (
+        (keras.optimizers.Adam, "adam"),
+        (RNNprop, "rnnprop"),
+        (RNNprop.from_pretrained, "rnnprop"),
+        (lambda: keras.optimizers.get("rnnprop"), "rnnprop"),
+        (lambda: DMOptimizer(network=default_network()), "dm_optimizer"),
+    ):
+        assert names_of(make) == [name, f"{name}_1", f"{name}_2"]
+    assert RNNprop(name="mine").name == "mine"
+    second = RNNprop(name="rnnprop_1")
+    assert RNNprop.from_config(json.loads(json.dumps(second.get_config()))).name == "rnnprop_1"
+
+
+@pytest.mark.parametrize("weights", ["rnnprop-1", default_network()], ids=["name", "network"])
+def test_weights_in_place_of_the_learning_rate_are_told_where_they_belong(weights):
+    with pytest.raises(
+        ValueError, match=r"`learning_rate` must be.*`network=`, or .*`RNNprop.from_pret"
+    ) as told:
+        RNNprop(weights)
+    assert len(str(told.value)) < 400
+
+
+def test_no_weights_of_dm_optimizer_ship_and_it_says_so():
+    assert not any(
+        isinstance(pretrained.load(name).rule, DMOptimizer.rule_class) for name in list_pretrained()
+    )
+    with pytest.raises(
+        TypeError, match=r'`network` must be.*DMOptimizer.from_pretrained\("path/to/weights"\)'
+    ):
+        DMOptimizer(0.1)
