@@ -141,3 +141,22 @@ def test_weights_of_the_other_rule_name_the_class_to_use(cls, other, tmp_path):
     cls(network=random_network()).save_pretrained(folder)
     with pytest.raises(ValueError, match=rf"another update rule.*Use `{cls.__name__}.from_pretrained\("):
         other.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+def test_a_part_need_not_be_larger_than_the_largest_slot(state_dtype, tmp_path):
+    """As large as `docs/usage.md` says: the LSTM's units times the model's largest variable."""
+    size, units = {"float32": 4, "bfloat16": 2}[state_dtype], 5
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)])
+    model.compile(RNNprop(network=random_network(), state_dtype=state_dtype), "mse")
+    model.fit(np.ones((4, 8)), np.ones((4, 16)), verbose=0)
+    limit = units * size * 8 * 16
+    with pytest.raises(ValueError, match="exceeds the maximum shard size"):
+        model.save_weights(tmp_path / "model.weights.json", max_shard_size=(limit - 1) / 2**30)
+    model.save_weights(tmp_path / "model.weights.json", max_shard_size=limit / 2**30)
+    before = [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
+    for variable in (*model.variables, *model.optimizer.variables):
+        variable.assign(tf.zeros_like(variable.value))
+    model.load_weights(tmp_path / "model.weights.json")
+    assert_same(before, [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)])
+    assert len(list(tmp_path.glob("model_*.h5"))) > 5

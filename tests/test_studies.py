@@ -20,6 +20,7 @@ TINY_RUN = dataclasses.replace(preset("demo"), iterations=2, episode_steps=4, pe
 
 STUDIES = {
     "checkpoints": [TASK, "--runs=2", "--run_dir=run"],
+    "dropped_models": ["--modes=own_loop_eager", "--models=5"],
     "settling": [f"{TASK},keras-friedman", "--runs=1", "--steps=10", "--settlings=0,2"],
     "sleep_rule": ["--problems=frequent words", "--runs=1", "--steps=5"],
     "state_dtype": [TASK, "--runs=2", "--out=state_dtype.json"],
