@@ -4,8 +4,8 @@
     python -m studies.dropped_models --modes=fit,own_loop --models=20
 
 Trains and drops one model after another of the same shapes, with RNNprop and with Adam, each mode in a
-process of its own. Prints a Markdown table of the growth of the resident memory for each model more, by a line
-through all but the first three. The state of RNNprop is 20 MiB, that of Adam 0.5. Linux only.
+process of its own. Prints a Markdown table of the growth of the resident memory for each model more, by a
+line through all but the first three. The state of RNNprop is 20 MiB, that of Adam 0.5. Linux only.
 """
 
 from __future__ import annotations
