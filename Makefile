@@ -1,7 +1,7 @@
 # Each command sets up .venv first, where that is missing or older than pyproject.toml.
 #   make demo       meta-trains on scikit-learn's digits, then compares with Adam
 #   make examples   the three examples of the README: prints their tables, draws their pictures
-#   make test       the fast checks: lint, types, tests
+#   make test       the fast checks: lint, types, tests; XLA optimises less, as most programs run a few times
 #   make test-slow  the tests that take minutes, or join what the fast ones cover one by one
 #   make test-contract  the whole matrix of what Keras asks of an optimizer, for RNNprop, DMOptimizer and Adam
 #   make test-keras     Keras's own tests with RNNprop in place of SGD and Adam
@@ -26,7 +26,7 @@ examples: $(STAMP)
 	set -e; for name in $(EXAMPLES); do $(BIN)/python -m examples.$$name; done
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

@@ -21,16 +21,16 @@ from trainer.problems.tricks import Combination, RandomScaling, Tasks
 
 ALPHA = 0.1
 RULES = {
-    "rnnprop": (RNNpropRule(), Architecture(preprocess=(5,), lstm=(6, 4))),
+    "rnnprop": (RNNpropRule(), Architecture(preprocess=(5,), lstm=(6,))),
     "dm": (DMRule(), Architecture(preprocess=(), lstm=(6, 4))),
-    "settling": (SettlingRule(beta_3=0.5), Architecture(preprocess=(5,), lstm=(6, 4))),
+    "settling": (SettlingRule(beta_3=0.5), Architecture(preprocess=(5,), lstm=(6,))),
 }
 PAPER_RULES = ("rnnprop", "dm")
 
 
 @functools.cache
-def second_period(rule_name, objective, dtype, tasks=1):
-    """An episode's second period: the state is not zero and some coordinates have slept."""
+def after_first_period(rule_name, dtype, tasks):
+    """A problem, its seeds, a network and an episode after three steps."""
     rule, architecture = RULES[rule_name]
     mlp = MLP(datasets.load("digits"), hidden=(4,), batch_size=8)
     problem = Combination(RandomScaling(mlp, 1.0), RandomScaling(Convex(3), 1.0))
@@ -38,15 +38,24 @@ def second_period(rule_name, objective, dtype, tasks=1):
     network = coordinatewise.initial_weights(architecture, 3)
     draw_seed = tf.constant([5, 6])
     seeds = tf.random.split(draw_seed, tasks) if tasks > 1 else draw_seed
-    batches = problem.batches(seeds, tf.constant(0), 3 + objective.batches)
     network, draw = tf.nest.map_structure(lambda x: tf.cast(x, dtype), (network, problem.draw(seeds)))
-    cast = lambda b: tf.cast(b, dtype) if b.dtype.is_floating else b  # noqa: E731
-    batches = tf.nest.map_structure(cast, batches)
+    batches = batches_of(problem, seeds, 0, 3, dtype)
     carry = unroll.start(rule, network, draw.params)
     carry, _ = unroll.unroll(problem, rule, network, ALPHA, carry, draw.constants, batches, 3)
-    rest = tf.nest.map_structure(lambda b: b[3:], batches)
-    episode = Episode(carry, draw.constants, ())
-    return Period(problem, network, episode, rest, tf.constant([0, 0]), tf.constant(0.0))
+    return problem, seeds, network, Episode(carry, draw.constants, ())
+
+
+def batches_of(problem, seeds, first, count, dtype):
+    batches = problem.batches(seeds, tf.constant(first), count)
+    return tf.nest.map_structure(lambda b: tf.cast(b, dtype) if b.dtype.is_floating else b, batches)
+
+
+@functools.cache
+def second_period(rule_name, objective, dtype, tasks=1):
+    """An episode's second period: the state is not zero and some coordinates have slept."""
+    problem, seeds, network, episode = after_first_period(rule_name, dtype, tasks)
+    batches = batches_of(problem, seeds, 3, objective.batches, dtype)
+    return Period(problem, network, episode, batches, tf.constant([0, 0]), tf.constant(0.0))
 
 
 @functools.cache

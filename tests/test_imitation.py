@@ -1,6 +1,7 @@
 """Imitation: a pupil that does as it is told is left alone, another one learns, warm-up included."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ ALPHA = 0.1
 RULE = RNNpropRule()
 
 
-SIZES = Architecture(preprocess=(5,), lstm=(6, 4))
+SIZES = Architecture(preprocess=(4,), lstm=(4,))
 
 
 def weights(seed):
@@ -56,11 +57,21 @@ def imitation(teacher, warmup=0, sample=1.0, **settings):
     )  # fmt: skip
 
 
+PROBLEM = MLP(datasets.load("digits"), hidden=(4,), batch_size=8)
+
+
 def first_period(estimator, pupil, progress=0.0):
-    problem, seed = MLP(datasets.load("digits"), hidden=(4,), batch_size=8), tf.constant([5, 6])
+    problem, seed = PROBLEM, tf.constant([5, 6])
     episode = estimator.begin(problem, pupil, problem.draw(seed), tf.constant([1, 2]))
     batches = problem.batches(seed, tf.constant(0), STEPS + 1)
     return Period(problem, pupil, episode, batches, tf.constant([1, 2]), tf.constant(progress))
+
+
+@functools.cache
+def taught(warmup=9, sample=1.0, reads_pupil=True):
+    """An estimator, and its estimate as a program that tests share."""
+    estimator = imitation(LearnedTeacher(RULE, weights(7), reads_pupil=reads_pupil), warmup, sample)
+    return estimator, tf.function(estimator.estimate, autograph=False)
 
 
 def flat(gradient):
@@ -90,13 +101,11 @@ def by_hand(period, network, warmup, lstm):
 @pytest.mark.parametrize("reads_pupil", [True, False])
 @pytest.mark.parametrize("warmup", [9, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_objective_is_how_far_the_pupil_is_from_the_teacher_period_after_period(warmup, reads_pupil):
-    network = weights(7)
-    estimator = imitation(LearnedTeacher(RULE, network, reads_pupil=reads_pupil), warmup)
+    estimator, estimate = taught(warmup, reads_pupil=reads_pupil)
     period = first_period(estimator, weights(3))
     lstm = period.episode.carry.state.lstm
-    estimate = tf.function(estimator.estimate, autograph=False)  # traced once for both periods
     for _ in range(2):
-        expected, carry, lstm = by_hand(period, network, warmup, lstm)
+        expected, carry, lstm = by_hand(period, weights(7), warmup, lstm)
         found = estimate(period)
         np.testing.assert_allclose(found.objective, expected, rtol=1e-4)
         # The pupil's path.
@@ -135,15 +144,15 @@ def test_who_does_as_the_teacher_is_left_alone():
 
 
 def test_a_sample_is_of_the_same_coordinates_in_all_periods():
-    estimator, teacher = imitation(learned(weights(7)), 4, sample=0.03), learned(weights(7))
+    estimator, estimate = taught(sample=0.03)
     period = first_period(estimator, weights(3))
     lesson = period.episode.memory
     assert lesson.chosen.shape == (int(np.ceil(0.03 * period.problem.size)),)
     assert int(tf.reduce_max(lesson.chosen)) < period.problem.size
-    found = estimator.estimate(period).episode.memory
+    found = estimate(period).episode.memory
     np.testing.assert_array_equal(found.chosen, lesson.chosen)
-    whole = imitation(teacher, 4)
-    of_whole = whole.estimate(first_period(whole, weights(3))).episode.memory.state
+    whole, estimate_whole = taught()
+    of_whole = estimate_whole(first_period(whole, weights(3))).episode.memory.state
     for sampled, of_all in zip(tf.nest.flatten(found.state), tf.nest.flatten(of_whole), strict=True):
         assert np.abs(sampled).max() > 1e-3
         np.testing.assert_allclose(sampled, tf.gather(of_all, lesson.chosen, axis=-1), rtol=1e-4, atol=1e-6)

@@ -34,8 +34,8 @@ from trainer.problems.tricks import Combination, RandomScaling, Tasks
 TINY = MetaTrainConfig(
     task="digits-nn-sigmoid-100",
     convex_dimension=3,
-    episode_steps=6,
-    period=3,
+    episode_steps=4,
+    period=2,
     plain_tape=True,  # the quickest to compile at this length
     iterations=5,
     outer_learning_rate=1e-2,
@@ -60,6 +60,11 @@ def fresh(config):
     trainer, start = compiled(config)
     trainer.restore(start)
     return trainer
+
+
+def compiled_trainers():
+    """Has `meta_train.train` take `fresh` ones."""
+    return mock.patch.object(meta_train, "MetaTrainer", lambda config, *_: fresh(config))
 
 
 def tensors(trainer):
@@ -90,8 +95,9 @@ def uninterrupted(config=TINY):
 def test_a_short_meta_training_beats_its_own_start():
     """Seeded; the validation runs' data and starts are not the training's."""
     config = dataclasses.replace(
-        PRESETS["demo"], episode_steps=40, iterations=60, cosine_decay=False, sample=0.3, last_batches=1
-    )
+        PRESETS["demo"], preprocess="8", lstm="8", episode_steps=40, iterations=60, cosine_decay=False,
+        sample=0.3, last_batches=1,
+    )  # fmt: skip
     trainer = MetaTrainer(config)
     before = trainer.validation_loss()
     first = np.mean([trainer.train_episode() for _ in range(10)])
@@ -107,8 +113,8 @@ def test_dm_is_trained_and_validated(tmp_path):
     config = dataclasses.replace(
         preset("paper-dm"),
         task=TINY.task,
-        episode_steps=6,
-        period=3,
+        episode_steps=4,
+        period=2,
         plain_tape=True,
         iterations=2,
         checkpoint_every=1,
@@ -197,9 +203,9 @@ def test_episodes_differ_and_seeds_differ():
 # Mixtures.
 
 MIXED = dataclasses.replace(
-    REPLAY,
+    TINY,
     task="digits-nn-sigmoid-100,digits-nn-elu-b32-100",
-    longest_episode=12,
+    longest_episode=8,
     mixed_scaling=True,
     iterations=8,
     cosine_decay=True,
@@ -415,15 +421,29 @@ def test_averages_and_counts_are_restored():
     assert (trainer.average_loss, trainer.block_losses, trainer.skipped_updates) == (1.25, [0.1, 0.2], 7)
 
 
-def command(folder, *more):
-    arguments = [sys.executable, "-m", "trainer.train", "--preset=demo", f"--run_dir={folder}"]
-    return [*arguments, *TINY_FLAGS, "--iterations=40", "--checkpoint_every=4", *more]
+TWO_RUNS = """
+import sys
+from trainer import commands, train
+*arguments, whole, killed = sys.argv
+for folder in (whole, killed):
+    sys.argv = [*arguments, f"--run_dir={folder}"]
+    try:
+        commands.run(train.main)
+    except SystemExit as end:
+        assert not end.code, end.code
+"""
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
-    """kill -9 of the real command between two checkpoints, then --resume."""
+    """kill -9 between two checkpoints, then the real command with --resume.
+
+    A process makes the whole run and, without starting again, the one that is killed: starting takes longer.
+    """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = subprocess.Popen(command(killed), stderr=subprocess.DEVNULL)
+    settings = ["--preset=demo", *TINY_FLAGS, "--iterations=40", "--checkpoint_every=4"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", TWO_RUNS, *settings, str(whole), str(killed)], stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not checkpoint.iterations(str(killed)):
         assert process.poll() is None
@@ -432,8 +452,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert checkpoint.iterations(str(killed))[-1] < 40
-    subprocess.run(command(killed, "--resume"), check=True, stderr=subprocess.DEVNULL)
-    subprocess.run(command(whole), check=True, stderr=subprocess.DEVNULL)
+    resume = [sys.executable, "-m", "trainer.train", *settings, f"--run_dir={killed}", "--resume"]
+    subprocess.run(resume, check=True, stderr=subprocess.DEVNULL)
+    assert checkpoint.iterations(str(whole)) == list(range(4, 41, 4))
     assert checkpoint.iterations(str(killed)) == list(range(4, 41, 4))
     assert last_checkpoint(killed) == last_checkpoint(whole)
     assert any(name.startswith("events.out") for name in os.listdir(whole))
@@ -475,7 +496,7 @@ def test_a_run_with_settings_of_another_version_is_refused(tmp_path):
 
 VERSION_0_1 = {
     "tasks": 1,
-    "steps": 6,
+    "steps": 4,
     "longest": 0,
     "learning_rate": 1e-2,
     "doubling": False,
@@ -493,7 +514,8 @@ def as_version_0_1_wrote_it(state):
 
 def test_a_run_of_version_0_1_goes_on(tmp_path):
     checkpoint.save(str(tmp_path), as_version_0_1_wrote_it(fresh(TINY).checkpoint()))
-    meta_train.train(TINY, str(tmp_path), resume=True)
+    with compiled_trainers():
+        meta_train.train(TINY, str(tmp_path), resume=True)
     _, expected, record = uninterrupted()
     saved = checkpoint.load(checkpoint.path_of(str(tmp_path), 5))
     assert_same(dict(saved.tensors), expected)
@@ -520,7 +542,8 @@ def test_a_folder_that_cannot_be_written_is_named():
 def test_a_finished_run_is_extended_to_more_iterations(tmp_path):
     folder = str(tmp_path)
     meta_train.train(dataclasses.replace(TINY, iterations=3), folder)
-    meta_train.train(TINY, folder, resume=True)
+    with compiled_trainers():
+        meta_train.train(TINY, folder, resume=True)
     assert checkpoint.iterations(folder) == [2, 3, 4, 5]
     saved = checkpoint.load(checkpoint.path_of(folder, 5))
     _, expected, record = uninterrupted()
@@ -541,7 +564,7 @@ def test_a_run_whose_learning_rate_ends_with_it_cannot_be_extended(tmp_path):
 
 
 def interrupted_by(*signals):
-    """Has them arrive in the third episode; trainers are the compiled ones."""
+    """Has them arrive in the third episode."""
     episode = MetaTrainer.train_episode
 
     def train_episode(trainer):
@@ -550,9 +573,7 @@ def interrupted_by(*signals):
                 signal.raise_signal(number)
         return episode(trainer)
 
-    return mock.patch.multiple(meta_train, MetaTrainer=lambda config, *_: fresh(config)), mock.patch.object(
-        MetaTrainer, "train_episode", train_episode
-    )
+    return mock.patch.object(MetaTrainer, "train_episode", train_episode)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -561,10 +582,9 @@ def test_an_interrupt_loses_nothing_and_leaves_no_trace(tmp_path, number):
     config = dataclasses.replace(TINY, checkpoint_every=5, select="validation")
     folder, before = str(tmp_path), signal.getsignal(number)
     with mock.patch.object(MetaTrainer, "validation_loss", lambda trainer: float(trainer.iteration)):
-        trainers, episodes = interrupted_by(number)
         with (
-            trainers,
-            episodes,
+            compiled_trainers(),
+            interrupted_by(number),
             pytest.raises(KeyboardInterrupt, match="Interrupted after 3 episodes; a check"),
         ):
             meta_train.train(config, folder)
@@ -572,7 +592,7 @@ def test_an_interrupt_loses_nothing_and_leaves_no_trace(tmp_path, number):
         assert checkpoint.iterations(folder) == [3]
         with pytest.raises(ValueError, match=r"No checkpoint in .* Name a checkpoint with --iteration"):
             export.best_checkpoint(folder)
-        with trainers:
+        with compiled_trainers():
             meta_train.train(config, folder, resume=True)
     assert checkpoint.iterations(folder) == [3, 5]
     saved = checkpoint.load(checkpoint.path_of(folder, 5))
@@ -592,8 +612,8 @@ def python_s_handler():
 
 @pytest.mark.usefixtures("python_s_handler")
 def test_a_second_interrupt_stops_at_once(tmp_path):
-    trainers, episodes = interrupted_by(signal.SIGINT, signal.SIGINT)
-    with trainers, episodes, pytest.raises(KeyboardInterrupt) as stop:
+    interrupted = interrupted_by(signal.SIGINT, signal.SIGINT)
+    with compiled_trainers(), interrupted, pytest.raises(KeyboardInterrupt) as stop:
         meta_train.train(TINY, str(tmp_path))
     assert str(stop.value) == ""
     assert checkpoint.iterations(str(tmp_path)) == [2]
@@ -601,7 +621,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
 
 def test_a_thread_trains_without_handlers(tmp_path):
     """Python sets signal handlers in the main thread only."""
-    with interrupted_by()[0]:
+    with compiled_trainers():
         thread = threading.Thread(target=meta_train.train, args=(TINY, str(tmp_path)))
         thread.start()
         thread.join()
@@ -621,8 +641,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_to_go_on_from(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    trainers, _ = interrupted_by()
-    with trainers:
+    with compiled_trainers():
         with mock.patch.object(checkpoint, "save", save_to_full_disk), pytest.raises(OSError, match="annot"):
             meta_train.train(TINY, folder)
         assert [name for name in os.listdir(folder) if not name.startswith("events")] == [
@@ -656,8 +675,7 @@ def test_kill_9_during_a_checkpoint_leaves_whole_ones(tmp_path):
 
 
 def test_the_progress_bar_shows_an_average_once_there_is_one(tmp_path, capsys):
-    trainers, _ = interrupted_by()
-    with trainers, mock.patch.object(meta_train, "AVERAGED_ITERATIONS", 15):
+    with compiled_trainers(), mock.patch.object(meta_train, "AVERAGED_ITERATIONS", 15):
         meta_train.train(dataclasses.replace(TINY, iterations=21), str(tmp_path))
     shown = capsys.readouterr().err
     before, after = shown.split("average=", 1)

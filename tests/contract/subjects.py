@@ -20,7 +20,7 @@ from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
 
 RATE = 0.05
 
-ARCHITECTURE = Architecture(2, (4,), (5, 3))
+ARCHITECTURE = Architecture(2, (4,), (4,))
 
 
 def lively_network() -> Network:
