@@ -9,8 +9,9 @@ from trainer import demo
 from trainer.config import preset
 
 TINY = dataclasses.replace(
-    preset("demo"), plain_tape=True, iterations=100, episode_steps=4, period=2, checkpoint_every=50
-)
+    preset("demo"), preprocess="4", lstm="4", plain_tape=True, iterations=100, episode_steps=4, period=2,
+    checkpoint_every=50,
+)  # fmt: skip
 
 
 def test_the_whole_path_from_digits_to_a_trained_keras_model(tmp_path, capsys):

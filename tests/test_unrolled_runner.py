@@ -16,12 +16,22 @@ from trainer.evaluation.unrolled_runner import KerasRunner, LearnedRunner
 from trainer.problems.mlp import MLP
 from trainer.unroll import loss_and_gradient
 
-NETWORK = coordinatewise.initial_weights(Architecture(), 1)
+NETWORK = coordinatewise.initial_weights(Architecture(preprocess=(4,), lstm=(4,)), 1)
 
 
 @functools.cache
 def problem():
     return MLP(datasets.load("digits"), hidden=(4,), batch_size=16)
+
+
+@functools.cache
+def adam_runner():
+    return KerasRunner(problem(), keras.optimizers.Adam)
+
+
+@functools.cache
+def learned_runner():
+    return LearnedRunner(problem(), RNNpropRule(), NETWORK)
 
 
 @pytest.fixture
@@ -50,7 +60,7 @@ def slow_run(seed, steps, make_step):
 
 @pytest.mark.parametrize("steps", [25, 10, 3])
 def test_a_keras_run_is_the_plain_loop_and_its_final_loss_the_mean_over_all_batches(steps, short_chunks):
-    run = KerasRunner(problem(), keras.optimizers.Adam).run(steps, seed=5, learning_rate=0.02)
+    run = adam_runner().run(steps, seed=5, learning_rate=0.02)
     variable = tf.Variable(tf.zeros([problem().size]))
     adam = keras.optimizers.Adam(0.02)
     adam.build([variable])
@@ -68,7 +78,7 @@ def test_a_keras_run_is_the_plain_loop_and_its_final_loss_the_mean_over_all_batc
 
 def test_a_learned_run_is_the_plain_loop(short_chunks):
     rule = RNNpropRule()
-    run = LearnedRunner(problem(), rule, NETWORK).run(25, seed=5, learning_rate=0.1)
+    run = learned_runner().run(25, seed=5, learning_rate=0.1)
     state = rule.initial_state(NETWORK, problem().size)
     count = 0
 
@@ -87,7 +97,7 @@ def test_a_learned_run_is_the_plain_loop(short_chunks):
 def test_a_seed_is_the_same_start_and_data_for_every_optimizer(short_chunks):
     """Without a step, the curve is the start's loss on each batch."""
     keras_runner = KerasRunner(problem(), keras.optimizers.SGD)
-    learned = LearnedRunner(problem(), RNNpropRule(), NETWORK)
+    learned = learned_runner()
     curves = []
     for seed in (0, 1):
         ours, theirs = (runner.run(15, seed, 0.0) for runner in (learned, keras_runner))
@@ -100,7 +110,7 @@ def test_a_seed_is_the_same_start_and_data_for_every_optimizer(short_chunks):
 
 def test_a_run_leaves_nothing_behind(short_chunks):
     """Adam's moments, step counter and rate are those of a new optimizer at each start."""
-    runner = KerasRunner(problem(), keras.optimizers.Adam)
+    runner = adam_runner()
     first, other, again = (runner.run(15, 0, rate) for rate in (0.05, 0.5, 0.05))
     np.testing.assert_array_equal(first.curve["loss"], again.curve["loss"])
     assert first.final_loss == again.final_loss != other.final_loss
