@@ -97,7 +97,8 @@ def test_slots_of_rnnprop_are_named_shaped_and_ordered_as_documented():
 
 
 def test_slots_of_dm_optimizer_are_those_of_the_lstm_after_keras_own():
-    optimizer = DMOptimizer(network=random_network(lstm=TWO_LAYERS), use_ema=True, gradient_accumulation_steps=2)
+    network = random_network(lstm=TWO_LAYERS)
+    optimizer = DMOptimizer(network=network, use_ema=True, gradient_accumulation_steps=2)
     optimizer.build([keras.Variable(np.zeros((2, 3)), name="kernel")])
     assert [v.path.removeprefix(f"{optimizer.name}/") for v in optimizer.variables] == [
         "iteration",
