@@ -116,14 +116,17 @@ def bare_update(
     return update
 
 
-def train_step(model: keras.Model, optimizer: Any, jit_compile: bool, steps: int = 1) -> Callable[[], Any]:
-    """One call of the function that `fit` runs: `steps` steps."""
+def train_step(
+    model: keras.Model, optimizer: Any, jit_compile: bool, steps: int = 1, batch: int = 128
+) -> Callable[[], Any]:
+    """One call of the function that `fit` runs: `steps` steps, on random data for a classifier."""
     if isinstance(model, Bag):
         # Far from the target, or gradients would be zero and coordinates asleep.
         x, y, loss = np.zeros((1, 1), "float32"), np.full((1, 1), 1e9, "float32"), "mae"
     else:
         rng = np.random.default_rng(0)
-        x, y = rng.normal(size=(128, 784)).astype("float32"), rng.integers(0, 10, 128)
+        x = rng.normal(size=(batch, *model.input_shape[1:])).astype("float32")
+        y = rng.integers(0, model.output_shape[-1], batch)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, jit_compile=jit_compile, steps_per_execution=steps)
     model.make_train_function()
