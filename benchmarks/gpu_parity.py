@@ -2,7 +2,7 @@
 
 With a float32 state both devices run freely. With a bfloat16 state the GPU begins each step with the CPU's
 state, and the stored h and c are compared too: where two float32 results lie on either side of a border
-between two bfloat16 numbers, states differ by a 256th from then on, between two programs on one CPU as well.
+between two bfloat16 numbers, states drift apart from there, those of two programs on one CPU as well.
 
 The CPU's steps come from a process that sees no GPU, as users without one have it. It sends them through a
 pipe; run as a module, this is that process.
