@@ -17,7 +17,7 @@ HUGE = 3e38
 
 def network() -> Network:
     """Large enough for steps that matter."""
-    return tf.nest.map_structure(lambda w: 3.0 * w, initial_weights(Architecture(2, (4,), (4,)), 0))
+    return tf.nest.map_structure(lambda w: 3.0 * w, initial_weights(Architecture(2, (4,), (5, 3)), 0))
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
