@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras.src.utils.naming import auto_name
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
-from rnnprop_tf import compute, environment, network_config, pretrained
+from rnnprop_tf import averaging, compute, environment, network_config, pretrained
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import LSTMState, Network, Tensor
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState, SettlingRule
@@ -51,6 +51,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         rule: the update rule with its hyperparameters.
         skip_nonfinite: whether a step with a non-finite gradient is skipped.
         state_dtype: the type in which h and c are stored.
+        use_averaging: whether it keeps the average of the iterates.
         skipped_steps: int64 variable, how many steps were.
     """
 
@@ -63,6 +64,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         rule: Rule,
         skip_nonfinite: bool,
         state_dtype: str,
+        use_averaging: bool,
         network: Network | None,
         name: str | None,
         **kwargs: Unpack[KerasArguments],
@@ -80,9 +82,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             raise _not_a_learning_rate(learning_rate, type(self).__name__)
         if (weight_decay := kwargs.get("weight_decay")) is not None:
             _check_rate("weight_decay", weight_decay)
+        if use_averaging:
+            averaging.check_arguments(kwargs)
         network = _checked_network(network, rule, type(self).__name__)
         name = auto_name(self.default_name) if name is None else name
         super().__init__(learning_rate=learning_rate, name=name, **_without_numpy(kwargs))
+        self.use_averaging = bool(use_averaging)
+        # What Keras and its callbacks do with an average they do with this one; only its weights differ.
+        self.use_ema = bool(use_averaging or kwargs.get("use_ema"))
         self.rule = rule
         self.network = network
         self.skip_nonfinite = bool(skip_nonfinite)
@@ -208,7 +215,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         with tf.control_dependencies([g for g in grads if isinstance(g, tf.Tensor | tf.IndexedSlices)]):
             gradients_are_there = tf.no_op()
         with tf.control_dependencies([gradients_are_there]):
+            steps_before = tf.identity(self._step.value)
             super().apply(grads, trainable_variables)
+            if self.use_averaging:
+                self._update_averages(steps_before)
 
     def update_step(self, gradient: Tensor, variable: tf.Variable, learning_rate: Tensor) -> None:
         """A whole step for one variable, without clipping and the like.
@@ -231,6 +241,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             **dataclasses.asdict(self.rule),
             "skip_nonfinite": self.skip_nonfinite,
             "state_dtype": self.state_dtype,
+            "use_averaging": self.use_averaging,
+            "use_ema": self.use_ema and not self.use_averaging,
             "network": network_config.to_config(self.network, self._trained_with),
         }
 
@@ -314,6 +326,20 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         """Nothing: Keras calls this before the step is known to be taken. `_update` decays."""
+
+    def _update_model_variables_moving_average(self, trainable_variables: Sequence[keras.Variable]) -> None:
+        """Keras's average; with `use_averaging` nothing, as `apply` sees to it after the constraints."""
+        if not self.use_averaging:
+            super()._update_model_variables_moving_average(trainable_variables)
+
+    def _update_averages(self, steps_before: Tensor) -> None:
+        weight = averaging.newest_weight(steps_before, tf.identity(self._step.value))
+        averaging.update(
+            self._distribution_strategy,
+            self._model_variables_moving_average,
+            self._trainable_variables,
+            weight,
+        )
 
     def _distributed_tf_update_step(
         self,
@@ -400,6 +426,14 @@ class RNNprop(LearnedOptimizer):
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
             arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
+        use_averaging: Whether to keep an average of the iterates, the values of the variables after each
+            step, which is what `fit` leaves in the model. The newest iterate's weight in it is
+            `9 / (t + 9)`, where `t` steps were taken before: about the last tenth of the training counts,
+            without a length to choose. Skipped steps, and batches within an accumulated step, do not count.
+            All that Keras does with `use_ema=True` it does with this average: `finalize_variable_values`,
+            `keras.callbacks.SwapEMAWeights`, saving. It takes the place of Keras's own, so it does not go
+            with `use_ema`, `ema_momentum` or `ema_overwrite_frequency`. A model with BatchNormalization
+            needs `rnnprop_tf.recalibrate_batch_norm` after `fit`. Defaults to `False`.
         network: The learned weights, a `rnnprop_tf.network.Network`. Defaults to those of `"rnnprop-1"`, for
             which the hyperparameters have their defaults.
         name: String. The name of the optimizer. Defaults to `"rnnprop"`, the next ones to `"rnnprop_1"` and
@@ -410,7 +444,8 @@ class RNNprop(LearnedOptimizer):
 
     Raises:
         TypeError: If `network` is not a `Network`.
-        ValueError: If a weight or hyperparameter is out of its range or shape.
+        ValueError: If a weight or hyperparameter is out of its range or shape, or if two averages are asked
+            for.
         RuntimeError: If Keras runs on another backend than TensorFlow, or `tf.keras` is Keras 2.
 
     Example:
@@ -436,6 +471,7 @@ class RNNprop(LearnedOptimizer):
         beta_3: float = 0.9999,
         skip_nonfinite: bool = True,
         state_dtype: str = "float32",
+        use_averaging: bool = False,
         network: Network | None = None,
         name: str | None = None,
         **kwargs: Unpack[KerasArguments],
@@ -446,7 +482,9 @@ class RNNprop(LearnedOptimizer):
             rule = RNNpropRule(beta_1, beta_2, epsilon)
         if network is None:
             network = pretrained.load(pretrained.DEFAULT).network
-        super().__init__(learning_rate, rule, skip_nonfinite, state_dtype, network, name, **kwargs)
+        super().__init__(
+            learning_rate, rule, skip_nonfinite, state_dtype, use_averaging, network, name, **kwargs
+        )
 
 
 # As Keras's own optimizers, by name and by the name in lower case: `compile(optimizer="rnnprop")`.
@@ -468,6 +506,7 @@ class DMOptimizer(LearnedOptimizer):
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
             arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
+        use_averaging: Whether to keep an average of the iterates, as for `RNNprop`. Defaults to `False`.
         network: The learned weights, a `rnnprop_tf.network.Network`. Required.
         name: String. The name of the optimizer. Defaults to `"dm_optimizer"`, the next ones to
             `"dm_optimizer_1"` and so on.
@@ -475,7 +514,8 @@ class DMOptimizer(LearnedOptimizer):
 
     Raises:
         TypeError: If `network` is not a `Network`.
-        ValueError: If a weight or hyperparameter is out of its range or shape.
+        ValueError: If a weight or hyperparameter is out of its range or shape, or if two averages are asked
+            for.
         RuntimeError: If Keras runs on another backend than TensorFlow, or `tf.keras` is Keras 2.
 
     Example:
@@ -496,11 +536,14 @@ class DMOptimizer(LearnedOptimizer):
         p: float = 10.0,
         skip_nonfinite: bool = True,
         state_dtype: str = "float32",
+        use_averaging: bool = False,
         network: Network | None = None,
         name: str | None = None,
         **kwargs: Unpack[KerasArguments],
     ) -> None:
-        super().__init__(learning_rate, DMRule(p), skip_nonfinite, state_dtype, network, name, **kwargs)
+        super().__init__(
+            learning_rate, DMRule(p), skip_nonfinite, state_dtype, use_averaging, network, name, **kwargs
+        )
 
 
 def _without_numpy(arguments: Mapping[str, Any]) -> dict[str, Any]:

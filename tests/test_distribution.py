@@ -157,6 +157,18 @@ for _ in range(2):
         train(*batch)
 assert_close(expected, values(double))
 check_replicas(double)
+
+# The average of the iterates, which `fit` leaves in the model. One replica's infinity is no step.
+single = make(use_averaging=True)
+with strategy.scope():
+    double = make(use_averaging=True)
+for model in (single, double):
+    model.fit(words, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    model.fit(words[:8], bad, batch_size=8, verbose=0)
+assert_close(values(single), values(double))
+check_replicas(double)
+assert counts(double.optimizer) == (7, 6, 1), counts(double.optimizer)
+assert np.abs(values(double)[2] - expected[2]).max() > 1e-3
 """
 
 

@@ -98,13 +98,51 @@ SUBJECTS = {
 }
 
 
+MARKS = {"RNNprop": (), "DMOptimizer": (pytest.mark.slow,), "Adam": (pytest.mark.slow,)}
+
+
+class Average(NamedTuple):
+    """A way to keep an average of the iterates."""
+
+    arguments: dict[str, Any]
+    """The optimizer's, that ask for it."""
+    newest: Callable[[int], float]
+    """The weight of an iterate by how many were before it."""
+
+    def of(self, iterates: Sequence[Sequence[Any]]) -> list[np.ndarray]:
+        """Averages of the variables from their values after each step, by the formula."""
+        averages = [np.zeros_like(value, "float64") for value in iterates[0]]
+        for t, values in enumerate(iterates):
+            weight = self.newest(t)
+            averages = [(1 - weight) * a + weight * v for a, v in zip(averages, values, strict=True)]
+        return averages
+
+
+AVERAGES = {
+    "use_ema": Average({"use_ema": True, "ema_momentum": 0.75}, lambda t: 0.25 if t else 1.0),
+    "use_averaging": Average({"use_averaging": True}, lambda t: 9 / (t + 9)),
+}
+
+
+def for_each_average() -> pytest.MarkDecorator:
+    """Parametrises a test with `subject` and `average`, one of those that the subject can keep."""
+    cases = [(name, key) for name in SUBJECTS for key in AVERAGES if (name, key) != ("Adam", "use_averaging")]
+    return pytest.mark.parametrize(
+        ("subject", "average"),
+        [
+            pytest.param(SUBJECTS[name], AVERAGES[key], marks=MARKS[name], id=f"{name}, {key}")
+            for name, key in cases
+        ],
+    )
+
+
 def for_each_subject(adam_fails: str | None = None) -> pytest.MarkDecorator:
     """Parametrises a test with `subject`.
 
     Args:
         adam_fails: why the pinned Keras's Adam does not keep this part of the contract, if so.
     """
-    marks = {"RNNprop": (), "DMOptimizer": (pytest.mark.slow,), "Adam": (pytest.mark.slow,)}
+    marks = dict(MARKS)
     if adam_fails is not None:
         marks["Adam"] += (pytest.mark.xfail(reason=adam_fails, strict=True),)
     return pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from subjects import RATE, Expected, Subject, assert_same, for_each_subject
+from subjects import RATE, Expected, Subject, assert_same, for_each_average, for_each_subject
 
 X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
@@ -174,53 +174,63 @@ def test_accumulation_goes_on_from_epoch_to_epoch(subject, jit_compile):
     assert model.optimizer.iterations.numpy() == 3
 
 
-def averaged(subject, epochs, momentum):
-    """The averages of `loop`, and where the weights themselves come."""
+def averaged(subject, average, epochs):
+    """A model with the averages of `loop`'s iterates, and where the weights themselves come."""
+    batches = epochs * BATCHES
+    iterates = [loop(subject, make_model(), batches[: i + 1]).values for i in range(len(batches))]
     model = make_model()
-    weights, averages = None, None
-    for i in range(1, 3 * epochs + 1):
-        weights = loop(subject, make_model(), (epochs * BATCHES)[:i]).values
-        new = averages or weights
-        averages = [momentum * a + (1 - momentum) * w for a, w in zip(new, weights, strict=True)]
-    for variable, value in zip(model.trainable_variables, averages, strict=True):
+    for variable, value in zip(model.trainable_variables, average.of(iterates), strict=True):
         variable.assign(value)
-    return model, weights
+    return model, iterates[-1]
 
 
-@for_each_subject()
-def test_averages_are_in_the_model_when_fit_ends(subject):
+@for_each_average()
+@JIT
+def test_averages_are_in_the_model_when_fit_ends(subject, average, jit_compile):
     model = make_model()
-    model.compile(subject.make(use_ema=True, ema_momentum=0.75), "mse", jit_compile=False)
+    model.compile(subject.make(**average.arguments), "mse", jit_compile=jit_compile)
     model.fit(X, Y, epochs=2, **FIT)
-    expected, _ = averaged(subject, 2, 0.75)
-    for ours, average in zip(model.trainable_variables, expected.trainable_variables, strict=True):
-        np.testing.assert_allclose(ours.numpy(), average.numpy(), rtol=1e-4, atol=1e-4)
+    expected, _ = averaged(subject, average, 2)
+    for ours, theirs in zip(model.trainable_variables, expected.trainable_variables, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-4)
 
 
-@for_each_subject()
-def test_averages_are_swapped_in_for_evaluation(subject):
+@for_each_average()
+def test_averages_are_swapped_in_for_evaluation(subject, average):
     model, swap = make_model(), keras.callbacks.SwapEMAWeights()
-    model.compile(subject.make(use_ema=True, ema_momentum=0.75), "mse", jit_compile=False)
+    model.compile(subject.make(**average.arguments), "mse", jit_compile=False)
     for x, y in BATCHES:
         model.train_on_batch(x, y)
     found = model.evaluate(X, Y, callbacks=[swap], verbose=0)
-    expected, weights = averaged(subject, 1, 0.75)
+    expected, weights = averaged(subject, average, 1)
     expected.compile(loss="mse")
     assert found == pytest.approx(expected.evaluate(X, Y, verbose=0), rel=1e-4)
     for ours, value in zip(model.trainable_variables, weights, strict=True):
         np.testing.assert_allclose(ours.numpy(), value, rtol=1e-4, atol=1e-4)
 
 
-@for_each_subject()
-def test_swapping_averages_at_each_epoch_leaves_training_alone(subject):
+@for_each_average()
+def test_swapping_averages_at_each_epoch_leaves_training_alone(subject, average):
     models = []
     for callbacks in ([], [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]):
         model = make_model()
-        model.compile(subject.make(use_ema=True, ema_momentum=0.75), "mse", jit_compile=False)
+        model.compile(subject.make(**average.arguments), "mse", jit_compile=False)
         model.fit(X, Y, epochs=2, callbacks=callbacks, **FIT)
         models.append(model)
     for one, two in zip(*(model.trainable_variables for model in models), strict=True):
         np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@for_each_average()
+def test_checkpoints_after_swapping_hold_the_averages(subject, average, tmp_path):
+    model, path = make_model(), str(tmp_path / "averaged.weights.h5")
+    model.compile(subject.make(**average.arguments), "mse", jit_compile=False)
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    model.fit(X, Y, callbacks=[swap, keras.callbacks.ModelCheckpoint(path, save_weights_only=True)], **FIT)
+    saved, (expected, _) = make_model(), averaged(subject, average, 1)
+    saved.load_weights(path)
+    for ours, theirs in zip(saved.trainable_variables, expected.trainable_variables, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-4)
 
 
 @for_each_subject()

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from subjects import RATE, Expected, assert_same, for_each_subject
+from subjects import RATE, Expected, assert_same, for_each_average, for_each_subject
 
 SHAPES = {"kernel": (4, 3), "bias": (3,), "scalar": ()}
 ALL_SHAPES = tuple(SHAPES.values())
@@ -264,6 +264,20 @@ def test_accumulated_gradients_are_averaged(subject, mode):
     assert optimizer.iterations.numpy() == 3
 
 
+@for_each_average()
+@MODES
+def test_averages_are_those_of_the_iterates(subject, average, mode):
+    variables, optimizer = make_variables(), subject.make(**average.arguments)
+    step = stepper(optimizer, variables, mode)
+    iterates = []
+    for gradients in make_gradients(7):
+        step(*map(tf.constant, gradients))
+        iterates.append([v.numpy() for v in variables])
+    optimizer.finalize_variable_values(variables)
+    for variable, value in zip(variables, average.of(iterates), strict=True):
+        np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5, atol=1e-5)
+
+
 @for_each_subject()
 @MODES
 def test_averages_are_kept_and_written_over_the_variables(subject, mode):
@@ -391,9 +405,18 @@ ALL_ARGUMENTS = {
 }
 
 
+@for_each_average()
+def test_a_clone_goes_on_with_the_same_average(subject, average):
+    check_clone(subject, average.arguments)
+
+
 @for_each_subject()
 @pytest.mark.parametrize("arguments", ALL_ARGUMENTS.values(), ids=ALL_ARGUMENTS)
 def test_a_clone_with_the_same_weights_goes_on_alike(subject, arguments):
+    check_clone(subject, arguments)
+
+
+def check_clone(subject, arguments):
     gradients = make_gradients(5)
     variables, optimizer = make_variables(), subject.make(**arguments)
     take_steps(optimizer, variables, gradients[:3])
