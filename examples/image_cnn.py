@@ -11,7 +11,7 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 from rnnprop_tf import RNNprop
-from trainer.comparison import ACCURACY, LOSSES, LOWEST, Fit, beside_adam, draw, print_table
+from trainer.comparison import ACCURACY, LOSSES, LOWEST, Fit, beside_adam, draw, fit, print_table
 
 VALIDATION = 360
 """Number of images for validation: the last ones, not shuffled before."""
@@ -26,8 +26,7 @@ def run(picture: Path, epochs: int = 20, seeds: int = 3) -> list[Fit]:
         model = make_model()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(optimizer, loss, metrics=["accuracy"])
-        fitted = model.fit(x, y, batch_size=64, epochs=epochs, validation_data=validation, verbose=0)
-        return fitted.history
+        return fit(model, x, y, batch_size=64, epochs=epochs, validation_data=validation, verbose=0)
 
     fits = beside_adam(train, {"RNNprop": RNNprop.from_pretrained}, range(seeds))
     print(f"\nA CNN on digits, {make_model().count_params():,} parameters, {epochs} epochs, {seeds} seeds\n")

@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers
 
 from rnnprop_tf import RNNprop
-from trainer.comparison import LOSSES, LOWEST, Fit, beside_adam, draw, print_table
+from trainer.comparison import LOSSES, LOWEST, Fit, beside_adam, draw, fit, print_table
 
 WINDOW = 20
 """Samples that the model sees."""
@@ -28,8 +28,7 @@ def run(picture: Path, epochs: int = 25, seeds: int = 3) -> list[Fit]:
         keras.utils.set_random_seed(seed)
         model = make_model()
         model.compile(optimizer, loss="mse")
-        fitted = model.fit(x, y, batch_size=32, epochs=epochs, validation_data=validation, verbose=0)
-        return fitted.history
+        return fit(model, x, y, batch_size=32, epochs=epochs, validation_data=validation, verbose=0)
 
     fits = beside_adam(train, {"RNNprop": RNNprop.from_pretrained}, range(seeds))
     guess = np.mean((validation[1] - validation[0][:, -1]) ** 2)

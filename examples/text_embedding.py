@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers
 
 from rnnprop_tf import RNNprop
-from trainer.comparison import ACCURACY, LOSSES, LOWEST, Fit, beside_adam, draw, print_table
+from trainer.comparison import ACCURACY, LOSSES, LOWEST, Fit, beside_adam, draw, fit, print_table
 
 PACKAGES = ("keras", "numpy", "scipy", "sklearn")
 WORDS = 3000
@@ -35,8 +35,7 @@ def run(picture: Path, epochs: int = 10, seeds: int = 3) -> list[Fit]:
         model = make_model()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(optimizer, loss, metrics=["accuracy"])
-        fitted = model.fit(x, y, batch_size=64, epochs=epochs, validation_data=validation, verbose=0)
-        return fitted.history
+        return fit(model, x, y, batch_size=64, epochs=epochs, validation_data=validation, verbose=0)
 
     fits = beside_adam(train, {"RNNprop": RNNprop.from_pretrained}, range(seeds))
     size = f"{make_model().count_params():,} parameters"

@@ -162,6 +162,15 @@ def test_average_is_computed_in_float32_at_least(dtype, precision):
     np.testing.assert_allclose(np.asarray(found, "float64"), expected, rtol=precision)
 
 
+def test_averaging_leaves_the_iterates_as_they_are():
+    starts = [keras.Variable([1.0, 2.0]) for _ in range(2)]
+    plain = RNNprop(0.5, network=NETWORK)
+    with_average, without = (
+        iterates_of(o, v, GRADIENTS) for o, v in zip((make_optimizer(), plain), starts, strict=True)
+    )
+    np.testing.assert_array_equal(with_average, without)
+
+
 # Arguments
 
 

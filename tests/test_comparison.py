@@ -47,6 +47,18 @@ def test_beside_adam_are_its_default_and_its_best_rate():
     assert fits[2].lowest_validation_loss == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_losses_of_an_optimizer_that_averages_are_those_of_what_fit_leaves(use_ema):
+    x = np.linspace(-1, 1, 8, dtype="float32").reshape(8, 1)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.2, use_ema=use_ema, ema_momentum=0.9), "mse")
+    history = comparison.fit(model, x, 3 * x, epochs=3, validation_data=(x, 3 * x), verbose=0)
+    left = model.evaluate(x, 3 * x, verbose=0)
+    assert [len(values) for values in history.values()] == [3, 3]
+    assert history["val_loss"][-1] == pytest.approx(left, rel=1e-5)
+    assert (history["loss"][-1] == pytest.approx(left, rel=1e-5)) == use_ema
+
+
 def test_a_run_that_diverged_is_not_the_best_where_it_was_finite_at_first():
     fit = Fit("diverged", {"val_loss": np.array([2.0, np.nan])}, 1.0)
     assert (fit.lowest_validation_loss, fit.best_epoch) == (2.0, 1)

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from rnnprop_tf import RNNprop, pretrained
+from rnnprop_tf.network import Architecture, initial_weights
 from trainer.evaluation import baselines
 from trainer.evaluation.competitors import competitor
 from trainer.evaluation.evaluation import Evaluation
@@ -18,6 +19,9 @@ from trainer.evaluation.tasks import check_task
 from trainer.keras_models.catalog import KERAS_MODELS
 
 FAST = "keras-friedman"
+
+
+NETWORK = initial_weights(Architecture(2, (4,), (5, 3)), 0)
 
 
 def adam(rate):
@@ -58,6 +62,32 @@ def test_a_run_leaves_nothing_behind(runner):
         np.testing.assert_allclose(first.curve[column], again.curve[column], rtol=1e-6)
     assert abs(first.final_loss - other.final_loss) > 1e-3
     assert abs(first.final_loss - next_seed.final_loss) > 1e-6
+
+
+AVERAGING = {
+    "ours": lambda rate: RNNprop(rate, network=NETWORK, use_averaging=True),
+    "keras": lambda rate: keras.optimizers.SGD(rate, use_ema=True, ema_momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("make", AVERAGING.values(), ids=AVERAGING)
+def test_an_optimizer_that_averages_is_judged_at_what_fit_leaves(make):
+    runner = FitRunner(KERAS_MODELS[FAST], make)
+    run = runner.run(20, 3, 0.05)
+    assert run.final_loss == pytest.approx(runner._measure()[0], rel=1e-6)
+    # Measuring on the way leaves the iterates alone.
+    rate = tf.Variable(0.05)
+    keras.utils.set_random_seed(3)
+    spec = KERAS_MODELS[FAST]
+    model = spec.make()
+    model.compile(make(lambda: rate.read_value()), spec.loss)
+    model.fit(runner._batches(20, 3), shuffle=False, verbose=0)
+    x, y = runner._train
+    assert run.final_loss == pytest.approx(float(np.mean((model(x) - y) ** 2)), rel=1e-4)
+    plain = [v.numpy() for v in model.trainable_variables]
+    average = runner._optimizer._model_variables_moving_average
+    for ours, theirs in zip(average, plain, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -143,6 +173,18 @@ def test_tuning_searches_the_grid_of_the_schedule_s_rate(tmp_path, monkeypatch):
     tried = {row.learning_rate: row.final_loss for row in results.rows if row.seed >= TUNING_SEED}
     assert len(tried) >= 2
     assert rate == min(tried, key=tried.get)
+
+
+def test_competitors_with_averages_have_names_of_their_own():
+    plain, averaged = competitor(pretrained.DEFAULT), competitor(f"{pretrained.DEFAULT}:averaged")
+    assert [one.make(0.1).use_averaging for one in (plain, averaged)] == [False, True]
+    assert plain.cell("task", 0.1, 10) == averaged.cell("task", 0.1, 10)._replace(optimizer=plain.name)
+    adamw = competitor("adamw-averaged").make(0.1)
+    assert (type(adamw), adamw.use_ema) == (keras.optimizers.AdamW, True)
+    for name in (averaged.name, "adamw-averaged"):
+        with pytest.raises(ValueError, match=f"{name}: expected Keras models as tasks. Received: digits"):
+            check_task("digits-nn-sigmoid-100", [name])
+        check_task(FAST, [name], 20)
 
 
 def test_what_cannot_be_run_is_refused(tmp_path):

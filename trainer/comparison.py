@@ -6,7 +6,7 @@ Who compares writes `model.compile(...)` and `model.fit(...)` in a function of a
         keras.utils.set_random_seed(seed)
         model = make_model()
         model.compile(optimizer, loss="mse")
-        return model.fit(x, y, epochs=10, validation_data=validation, verbose=0).history
+        return fit(model, x, y, epochs=10, validation_data=validation, verbose=0)
 
     fits = beside_adam(train, {"RNNprop": RNNprop.from_pretrained}, range(3))
     print_table(LOSSES | LOWEST, fits)
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import matplotlib as mpl
@@ -59,6 +59,27 @@ class Fit(NamedTuple):
     def best_epoch(self) -> int:
         """Epoch of the lowest validation loss, counted from 1."""
         return int(np.nanargmin(self.history["val_loss"])) + 1
+
+
+def fit(model: keras.Model, x: np.ndarray, y: np.ndarray, **arguments: Any) -> dict[str, list[float]]:
+    """The history of `model.fit`; of an optimizer that averages (`use_ema`), that of what it leaves behind.
+
+    Its validation is at the average, and its last training loss and metrics are those of the average.
+
+    Args:
+        model: compiled.
+        x: inputs.
+        y: targets.
+        **arguments: of `model.fit`.
+    """
+    if not model.optimizer.use_ema:
+        return model.fit(x, y, **arguments).history
+    callbacks = [keras.callbacks.SwapEMAWeights(), *arguments.pop("callbacks", [])]
+    history = model.fit(x, y, **arguments, callbacks=callbacks).history
+    left = model.evaluate(x, y, return_dict=True, verbose=0)
+    for name, value in left.items():
+        history[name][-1] = value
+    return history
 
 
 Columns: TypeAlias = dict[str, Callable[[Fit], str]]

@@ -55,8 +55,7 @@ def compare(weights: str, epochs: int, seeds: range) -> list[Fit]:
         keras.utils.set_random_seed(seed)
         model = unseen_model(x.shape[1:])
         model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-        fitted = model.fit(x, y, batch_size=64, epochs=epochs, validation_data=test, verbose=0)
-        return fitted.history
+        return comparison.fit(model, x, y, batch_size=64, epochs=epochs, validation_data=test, verbose=0)
 
     optimizers: Optimizers = {
         "RNNprop, made just now": partial(RNNprop.from_pretrained, weights),

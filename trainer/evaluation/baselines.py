@@ -1,4 +1,4 @@
-"""The six traditional optimizers of Table 1, tuned by their learning rate, and two more: Keras's own classes.
+"""The six traditional optimizers of Table 1, tuned by learning rate, and three more: Keras's own classes.
 
 Their other hyperparameters are Keras's defaults. Those that differ from the defaults of the paper's
 TensorFlow 0.12: Adagrad starts its sums at 0.1 in both; Adadelta's epsilon is 1e-7 (there 1e-8); RMSprop's
@@ -23,6 +23,8 @@ ADAM_DEFAULT = "adam-default"
 """Adam at Keras's default learning rate: the untuned baseline."""
 ADAMW_COSINE = "adamw-cosine"
 """AdamW, the learning rate falling to 0 over the run; for Keras models only."""
+ADAMW_AVERAGED = "adamw-averaged"
+"""AdamW at a constant rate, judged at Keras's average of its iterates, `use_ema`; for Keras models only."""
 
 OPTIMIZERS: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
     "sgd": keras.optimizers.SGD,
@@ -33,6 +35,7 @@ OPTIMIZERS: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
     "adam": keras.optimizers.Adam,
     ADAM_DEFAULT: keras.optimizers.Adam,
     ADAMW_COSINE: keras.optimizers.AdamW,
+    ADAMW_AVERAGED: lambda rate: keras.optimizers.AdamW(rate, use_ema=True),
 }
 """Each makes the optimizer from a learning rate: a number, a schedule or a callable."""
 
@@ -47,6 +50,7 @@ FIRST_GRID: dict[str, range] = {
     "rmsprop": range(-20, -3),
     "adam": range(-20, -3),
     ADAMW_COSINE: range(-20, -3),
+    ADAMW_AVERAGED: range(-20, -3),
 }
 """Where the search begins: exponents k of the learning rate 2^(k/2)."""
 

@@ -13,6 +13,9 @@ from rnnprop_tf.rule import RNNpropRule
 from trainer.evaluation import baselines
 from trainer.evaluation.results import Cell, short_digest
 
+AVERAGED = ":averaged"
+"""After the name of weights: with `use_averaging`."""
+
 
 class Competitor(NamedTuple):
     """An optimizer that takes part."""
@@ -22,6 +25,8 @@ class Competitor(NamedTuple):
     """A learned optimizer's; None for a traditional one."""
     rate: float | None
     """The learning rate of its runs; None: to be tuned."""
+    averaged: bool = False
+    """Whether a learned optimizer is judged at the average of its iterates; for Keras models only."""
 
     def make(self, rate: Any) -> keras.optimizers.Optimizer:
         """The Keras optimizer with that learning rate: a number, a schedule or a callable."""
@@ -29,7 +34,7 @@ class Competitor(NamedTuple):
             return baselines.OPTIMIZERS[self.name](rate)
         network, rule, _, _ = self.weights
         kind = RNNprop if isinstance(rule, RNNpropRule) else DMOptimizer
-        return kind(rate, network=network, **dataclasses.asdict(rule))
+        return kind(rate, network=network, use_averaging=self.averaged, **dataclasses.asdict(rule))
 
     def cell(self, task: str, rate: float, steps: int) -> Cell:
         """The cell of its runs at that rate."""
@@ -56,7 +61,8 @@ def competitor(text: str) -> Competitor:
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"Expected a positive learning rate. Received: {text!r}")
         return Competitor(name, None, baselines.FIXED.get(name, value))
-    return learned(text, text)
+    weights = text.removesuffix(AVERAGED)
+    return learned(text, weights)._replace(averaged=weights != text)
 
 
 def learned(name: str, weights: str) -> Competitor:

@@ -1,6 +1,7 @@
 """Runs of Keras models under `fit`, as users make them: losses, accuracy and seconds along the way.
 
-The curve's columns are `COLUMNS`. The final loss is the training loss at the end.
+The curve's columns are `COLUMNS`. The final loss is the training loss at the end. All is measured at what
+`fit` would leave behind: with an optimizer that averages (`use_ema`), the average.
 """
 
 from __future__ import annotations
@@ -170,9 +171,15 @@ class FitRunner(Runner):
         )
 
     def _measure(self) -> tuple[float, float, float]:
-        """Training loss, validation loss and accuracy."""
+        """Training loss, validation loss and accuracy, where `fit` would leave the model if it ended now."""
+        weights = self._model.trainable_variables
+        reached = [weight.numpy() for weight in weights]
+        self._optimizer.finalize_variable_values(weights)
         train_loss, _ = self._loss_and_accuracy(self._train)
-        return (train_loss, *self._loss_and_accuracy(self._validation))
+        measured = (train_loss, *self._loss_and_accuracy(self._validation))
+        for weight, value in zip(weights, reached, strict=True):
+            weight.assign(value)
+        return measured
 
     def _loss_and_accuracy(self, data: Data) -> tuple[float, float]:
         x, y = (part[:: math.ceil(len(part) / EVALUATED)] for part in data)

@@ -55,7 +55,7 @@ class Cell(NamedTuple):
 
     task: str
     optimizer: str
-    """A baseline's name, or the name or folder of weights."""
+    """A competitor's name: a baseline's, or the name or folder of weights."""
     weights: str
     """`short_digest` of a learned optimizer, so that other weights under an old name are another cell; empty
     for a traditional one."""
@@ -142,7 +142,11 @@ class Results:
         name = ""
         with self._adding:
             if curves is not None:
-                by = "-".join(filter(None, (cell.optimizer.strip("/").replace("/", "_"), cell.weights)))
+                by = "-".join(
+                    filter(
+                        None, (cell.optimizer.strip("/").replace("/", "_").replace(":", "-"), cell.weights)
+                    )
+                )
                 name = f"{by}--{cell.learning_rate:.6g}--{cell.steps}--{seeds[0]}.npy"
                 path = os.path.join(self._folder, cell.task, CURVES, name)
                 files.write_atomically(path, _encoded(curves))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from trainer.evaluation import baselines
-from trainer.evaluation.competitors import Competitor
+from trainer.evaluation.competitors import AVERAGED, Competitor
 from trainer.evaluation.fit_runner import FitRunner, check_steps
 from trainer.evaluation.runner import Runner
 from trainer.evaluation.unrolled_runner import KerasRunner, LearnedRunner
@@ -54,10 +54,9 @@ class OptimizeeTask(Task):
     build: catalog.Build
 
     def check(self, optimizers: Collection[str], steps: int) -> None:
-        if baselines.ADAMW_COSINE in optimizers:
-            raise ValueError(
-                f"{baselines.ADAMW_COSINE}: expected Keras models as tasks. Received: {self.name}"
-            )
+        for name in optimizers:
+            if name in (baselines.ADAMW_COSINE, baselines.ADAMW_AVERAGED) or name.endswith(AVERAGED):
+                raise ValueError(f"{name}: expected Keras models as tasks. Received: {self.name}")
 
     def load(self, data_dir: str | None) -> MakeRunner:
         problem = self.build(data_dir)
