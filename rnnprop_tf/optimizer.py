@@ -301,10 +301,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
         # Their sum over the replicas is clipped, as on one device; Keras clips each replica's part.
         replica = tf.distribute.get_replica_context()
-        # Not for one replica: in a graph TensorFlow makes a reduction a custom gradient, whose registry keeps
-        # the graph, and with it all slots, as long as the process lives.
         if replica and replica.num_replicas_in_sync > 1:
-            grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+            grads = replica.merge_call(_summed, args=grads)
         grads = [tf.cast(g, "float32") for g in grads]  # float16 cannot hold the square of 256.
         clipped = super()._clip_gradients(grads)
         if not self.skip_nonfinite:
@@ -569,6 +567,14 @@ def _not_a_learning_rate(value: Any, class_name: str) -> ValueError:
 def _usable(gradient: Tensor) -> Tensor:
     """Mask of gradients whose square is finite in float32; an infinite one would stay in the running mean."""
     return tf.math.is_finite(tf.square(tf.cast(gradient, "float32")))
+
+
+def _summed(strategy: tf.distribute.Strategy, *values: Any) -> list[Any]:
+    """The sums over the replicas, for `merge_call`."""
+    # What `replica.all_reduce` does, save that in a graph it makes a custom gradient, whose registry keeps
+    # the graph, and with it all slots, as long as the process lives.
+    pairs = [(value, value.device if isinstance(value, tf.Tensor) else value) for value in values]
+    return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs)
 
 
 def _slot_prefix(variable: keras.Variable | tf.Variable) -> str:

@@ -75,7 +75,7 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy()
 # The optimizer.
 
 MODEL = """
-import hashlib, keras, numpy as np
+import gc, hashlib, keras, numpy as np, weakref
 from rnnprop_tf import RNNprop
 from rnnprop_tf.network import Architecture, initial_weights
 
@@ -119,6 +119,9 @@ def custom_loop(strategy, model):
 """
 
 TWO_REPLICAS = """
+def handles(model):
+    return [weakref.ref(replica.handle) for v in model.optimizer.variables for replica in v.value.values]
+
 def check_replicas(model):
     for v in (*model.weights, *model.optimizer.variables):
         first, second = (replica.numpy() for replica in v.value.values)
@@ -148,6 +151,7 @@ assert_same(before, values(double))
 check_replicas(double)
 assert counts(double.optimizer) == (7, 6, 1), counts(double.optimizer)
 
+fitted = handles(double)
 with strategy.scope():
     double = make(**plain)
 train = custom_loop(strategy, double)
@@ -157,6 +161,7 @@ for _ in range(2):
         train(*batch)
 assert_close(expected, values(double))
 check_replicas(double)
+looped = handles(double)
 
 # The average of the iterates, which `fit` leaves in the model. One replica's infinity is no step.
 single = make(use_averaging=True)
@@ -169,6 +174,14 @@ assert_close(values(single), values(double))
 check_replicas(double)
 assert counts(double.optimizer) == (7, 6, 1), counts(double.optimizer)
 assert np.abs(values(double)[2] - expected[2]).max() > 1e-3
+
+# A dropped model takes its state along, fitted or trained in a loop of one's own.
+gone = fitted + looped + handles(double)
+assert len(gone) > 100
+del model, double, train, batch
+keras.backend.clear_session()
+gc.collect()
+assert not [handle for handle in gone if handle() is not None]
 """
 
 

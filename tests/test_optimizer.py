@@ -699,3 +699,14 @@ def test_a_dropped_model_takes_its_state_along(arguments):
     keras.backend.clear_session()
     gc.collect()
     assert not [slot for slot in slots if slot() is not None]
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_model_dropped_by_a_loop_of_ones_own_takes_its_state_along(mode):
+    variables, optimizer = make_variables(), RNNprop(network=random_network())
+    step = stepper(optimizer, variables, mode)
+    step(*make_gradients(0, variables))
+    slots = [weakref.ref(variable.value.handle) for variable in optimizer.variables]
+    del variables, optimizer, step
+    gc.collect()
+    assert not [slot for slot in slots if slot() is not None]
