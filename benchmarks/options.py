@@ -62,6 +62,7 @@ OPTIONS: dict[str, Option] = {
     "`weight_decay=1e-4`": Option({"weight_decay": 1e-4}),
     "`use_ema=True`": Option({"use_ema": True}),
     "`use_ema=True, ema_overwrite_frequency=10`": Option({"use_ema": True, "ema_overwrite_frequency": 10}),
+    "`use_averaging=True`": Option({"use_averaging": True}),
     "`gradient_accumulation_steps=4`, a batch": Option({"gradient_accumulation_steps": 4}, batches=4),
     "`loss_scale_factor=128.0`": Option({"loss_scale_factor": 128.0}),
     "`LossScaleOptimizer`, for `mixed_float16`": Option(loss_scaling=True),
