@@ -11,8 +11,9 @@ step; those marked * later, when what had taken 300 took 187 on the machine at h
 - Variables beyond `WHOLE` chunk by chunk, a loop inside the program: temporaries do not grow with the model.
   The loop takes half as long again to compile (0.72 seconds of processor time against 0.50*) and is no faster
   in its place (160 against 155*), so smaller variables go without.
-- A large variable has a program of its own. Small ones are joined first: one program each takes 1.7 times
-  as long to compile and is no faster. Joined outside of the program: XLA takes longer to do it inside.
+- A large variable has a program of its own, made once for each shape. Small ones, and rows of a table, go
+  through programs of the few sizes in `PAGES`, joined and filled up outside of the program: so compilation
+  does not grow with the model, and another set of variables or of rows needs no other program.
 - Programs run side by side, a core each. One after the other, the cores sharing each chunk, took 263
   nanoseconds on two cores against 211 in chunks of 4,096.
 """
@@ -20,12 +21,17 @@ step; those marked * later, when what had taken 300 took 187 on the machine at h
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Hashable, Sequence
+from typing import TypeAlias
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
+from tensorflow.python.eager import context
 
 from rnnprop_tf.network import LSTMState, Network, Tensor
+from rnnprop_tf.rows import Rows, gather, scatter
 from rnnprop_tf.rule import Observation, Rule, RuleState
 
 CHUNK = 8_192
@@ -40,11 +46,19 @@ WHOLE_ON_GPU = 2**20
 """The most coordinates without a loop on a GPU, which needs many coordinates at once, and where a loop's
 branch waits for the host."""
 
-SMALL = 20_000
-"""Variables of fewer coordinates share one program with others; larger ones have a program each."""
+PAGES = (1_024, 4_096, 16_384)
+"""Sizes of the programs that small variables share, and rows of a table, in coordinates. A variable of more
+than the last has a program of its own."""
 
-GROUP = 100_000
-"""The most coordinates in a shared program. Their state is copied: 100 MB for the paper's network."""
+ROWS_PAGE = PAGES[1]
+"""Coordinates of rows that are updated at a time, where a row is no longer. Larger pages hold more rows that
+are there only to fill the last one."""
+
+PROGRAMS = 512
+"""The most traced programs that are kept. None holds a variable, but each some memory."""
+
+Move: TypeAlias = Callable[[Tensor, Tensor], None]
+"""Moves rows of a variable: takes their indices [R] and the directions [R, *dims]."""
 
 
 def update(
@@ -54,6 +68,7 @@ def update(
     gradients: Sequence[Tensor],
     taken: Tensor,
     step: Tensor,
+    jit_compile: bool = True,
 ) -> list[Tensor]:
     """One step of `rule` for several variables: writes their slots and returns the directions.
 
@@ -65,25 +80,81 @@ def update(
         gradients: one per variable, float32, of a static shape.
         taken: a boolean scalar; if false, all coordinates sleep: directions are zero and no slot changes.
         step: the number of this step, counting from 1; a float32 scalar.
+        jit_compile: whether XLA compiles the programs.
 
     Returns:
         The directions, each of its variable's shape.
     """
     network = tf.nest.map_structure(tf.convert_to_tensor, network)
     directions: list[Tensor] = list(gradients)
-    joined: list[Tensor] = []
     for group in groups([gradient.shape.num_elements() for gradient in gradients]):
-        if len(group) == 1:
+        if gradients[group[0]].shape.num_elements() > PAGES[-1]:
             [i] = group
-            directions[i] = _update_one(rule, network, slots[i], gradients[i], taken, step)
+            directions[i] = _update_one(rule, network, slots[i], gradients[i], taken, step, jit_compile)
             continue
-        with tf.control_dependencies(joined):  # One after the other: each has a copy of its state.
-            joined = _update_joined(
-                rule, network, [slots[i] for i in group], [gradients[i] for i in group], taken, step
-            )
+        members = [slots[i] for i in group], [gradients[i] for i in group]
+        joined = _update_joined(rule, network, *members, taken, step, jit_compile)
         for i, direction in zip(group, joined, strict=True):
             directions[i] = direction
     return directions
+
+
+def update_rows(
+    rule: Rule,
+    network: Network,
+    slots: RuleState,
+    rows: Rows,
+    move: Move,
+    taken: Tensor,
+    step: Tensor,
+    jit_compile: bool = True,
+) -> None:
+    """One step of `rule` for some rows of one variable. The others sleep, and cost nothing.
+
+    The numbers are those of `update` with zeros for the other rows. A page of rows at a time is gathered,
+    updated by the programs that small variables share, and scattered.
+
+    Args:
+        rule: the rule.
+        network: its weights, float32.
+        slots: as in `update`.
+        rows: the gradient, float32, of a static shape but for the number of rows; no row is longer than the
+            last of `PAGES`.
+        move: called for a page of rows. Where there are too few to fill it, the last one stands there several
+            times, and only the first of them has a direction that is not zero.
+        taken: as in `update`.
+        step: as in `update`.
+        jit_compile: whether XLA compiles the programs.
+    """
+    network = tf.nest.map_structure(tf.convert_to_tensor, network)
+    length = int(np.prod(rows.values.shape[1:], dtype=int))
+    in_page = max(1, ROWS_PAGE // length)
+    if (known := rows.values.shape[0]) is not None:
+        in_page = max(1, min(in_page, known))
+    size = in_page * length
+
+    def turn(begin: Tensor) -> tuple[Tensor]:
+        places = begin + tf.range(in_page)
+        repeated = places >= rows.count
+        places = tf.minimum(places, rows.count - 1)
+        indices = tf.gather(rows.indices, places)
+        gradient = tf.ensure_shape(tf.gather(rows.values, places), [in_page, *rows.values.shape[1:]])
+        state = tf.nest.map_structure(lambda slot: gather(slot, indices), slots.accumulators)
+        lstm = tf.nest.map_structure(lambda slot: gather(slot, indices, features=1), slots.lstm)
+        old = flat(RuleState(state, lstm), size)
+        direction, new = _padded(
+            rule, network, [old], [tf.reshape(gradient, [size])], taken, step, jit_compile
+        )
+        direction = tf.reshape(direction, gradient.shape)
+        mask = tf.reshape(repeated, [in_page] + [1] * (len(gradient.shape) - 1))
+        for slot, value in zip(tf.nest.flatten(slots.accumulators), new.accumulators, strict=True):
+            scatter(slot, indices, tf.reshape(value, gradient.shape))
+        for slot, value in zip(tf.nest.flatten(slots.lstm), tf.nest.flatten(new.lstm), strict=True):
+            scatter(slot, indices, tf.reshape(value, [slot.shape[0], *gradient.shape]), features=1)
+        move(indices, tf.where(mask, tf.zeros_like(direction), direction))
+        return (begin + in_page,)
+
+    tf.while_loop(lambda begin: begin < rows.count, turn, (tf.constant(0),), parallel_iterations=1)
 
 
 def groups(sizes: Sequence[int]) -> list[list[int]]:
@@ -91,9 +162,9 @@ def groups(sizes: Sequence[int]) -> list[list[int]]:
     result: list[list[int]] = []
     shared: list[int] = []
     for i, size in enumerate(sizes):
-        if size >= SMALL:
+        if size > PAGES[-1]:
             result.append([i])
-        elif shared and sum(sizes[j] for j in shared) + size <= GROUP:
+        elif shared and sum(sizes[j] for j in shared) + size <= PAGES[-1]:
             shared.append(i)
         else:
             shared = [i]
@@ -101,15 +172,50 @@ def groups(sizes: Sequence[int]) -> list[list[int]]:
     return result
 
 
+def compiles() -> bool:
+    """Whether XLA can compile here, found by trying. A warning says so where it cannot."""
+    return _compiles(tuple(context.context().op_callbacks))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiles(callbacks: tuple[Callable, ...]) -> bool:
+    """Tried once for each set of callbacks, such as those of `tf.debugging.enable_check_numerics`."""
+    try:
+        with tf.init_scope():
+            tf.function(lambda x: x + 1.0, jit_compile=True, autograph=False)(tf.constant(0.0))
+    except (tf.errors.OpError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        warnings.warn(
+            f"XLA cannot compile the optimizer's update here ({reason}). It runs as TensorFlow's own "
+            "operations, which takes longer. `jit_compile=False` does the same without this warning.",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _page(size: int) -> int:
+    """The smallest page that holds so many coordinates; the largest, if none does."""
+    return next((page for page in PAGES if page >= size), PAGES[-1])
+
+
 def _update_one(
-    rule: Rule, network: Network, slots: RuleState, gradient: Tensor, taken: Tensor, step: Tensor
+    rule: Rule,
+    network: Network,
+    slots: RuleState,
+    gradient: Tensor,
+    taken: Tensor,
+    step: Tensor,
+    jit_compile: bool,
 ) -> Tensor:
     """A variable by itself, in place."""
     # Handles, not variables: a traced function remembers the variables of its first call and fails for
     # others once those are gone.
     handles = tf.nest.map_structure(lambda slot: slot.handle, slots)
     dtypes = tuple(slot.dtype for slot in tf.nest.flatten(slots))
-    return _compiled(_update_in_place, rule, dtypes)(network, handles, gradient, taken, step)
+    shapes = tuple(gradient.shape), _signature(network)
+    program = _program(_update_in_place, (rule, dtypes), shapes, jit_compile)
+    return program(network, handles, gradient, taken, step)
 
 
 def _update_joined(
@@ -119,26 +225,63 @@ def _update_joined(
     gradients: list[Tensor],
     taken: Tensor,
     step: Tensor,
+    jit_compile: bool,
 ) -> list[Tensor]:
     """Several variables as if they were one."""
     sizes = [gradient.shape.num_elements() for gradient in gradients]
     states = [flat(slot, size) for slot, size in zip(slots, sizes, strict=True)]
-    state = tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=-1), *states)
-    shapes = [gradient.shape for gradient in gradients]
-    gradient = tf.concat([_reshape(g, [size]) for g, size in zip(gradients, sizes, strict=True)], axis=0)
-    direction, state = _compiled(_update_in_chunks, rule)(network, state, gradient, taken, step)
+    parts = [_reshape(g, [size]) for g, size in zip(gradients, sizes, strict=True)]
+    direction, state = _padded(rule, network, states, parts, taken, step, jit_compile)
     by_slot = zip(*map(tf.nest.flatten, slots), strict=True)
     for variables, value in zip(by_slot, tf.nest.flatten(state), strict=True):
         for variable, part in zip(variables, tf.split(value, sizes, axis=-1), strict=True):
             variable.assign(_reshape(part, variable.shape))
     directions = tf.split(direction, sizes)
-    return [_reshape(d, shape) for d, shape in zip(directions, shapes, strict=True)]
+    return [_reshape(d, gradient.shape) for d, gradient in zip(directions, gradients, strict=True)]
 
 
-@functools.cache
-def _compiled(function: Callable, *static: Hashable) -> Callable:
-    """`function` of these first arguments, compiled once per shape of its others, whatever their values."""
-    return tf.function(functools.partial(function, *static), jit_compile=True, autograph=False)
+def _padded(
+    rule: Rule,
+    network: Network,
+    states: list[RuleState],
+    gradients: list[Tensor],
+    taken: Tensor,
+    step: Tensor,
+    jit_compile: bool,
+) -> tuple[Tensor, RuleState]:
+    """The step of joined states, each [..., n], and gradients, each [n], in a page that holds them all."""
+    size = sum(gradient.shape[0] for gradient in gradients)
+    padding = _page(size) - size
+
+    def join(*parts: Tensor) -> Tensor:
+        zeros = tf.zeros([*parts[0].shape[:-1], padding], parts[0].dtype)
+        return tf.concat([*parts, zeros], axis=-1)
+
+    program = _program(
+        _update_in_chunks, (rule,), (_page(size), _dtypes(states[0]), _signature(network)), jit_compile
+    )
+    state = tf.nest.map_structure(join, *states)
+    direction, state = program(network, state, join(*gradients), taken, step)
+    return direction[:size], tf.nest.map_structure(lambda tensor: tensor[..., :size], state)
+
+
+def _dtypes(state: RuleState) -> tuple[tf.DType, ...]:
+    return tuple(tensor.dtype for tensor in tf.nest.flatten(state))
+
+
+def _signature(network: Network) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tf.nest.flatten(network))
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(
+    function: Callable, static: tuple[Hashable, ...], shapes: Hashable, jit_compile: bool
+) -> Callable:
+    """`function` of these first arguments, traced once: one program for each of `shapes`.
+
+    TensorFlow would keep several in one, but warns where it traces one function often.
+    """
+    return tf.function(functools.partial(function, *static), jit_compile=jit_compile or None, autograph=False)
 
 
 def _update_in_place(
@@ -255,11 +398,12 @@ def _reshape(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 def temporary_bytes(sizes: Sequence[int], rule: Rule, network: Network) -> int:
     """About how much memory `update` needs at most besides state and gradients, on a CPU.
 
-    Directions and their multiples of the learning rate; three times the state of one joined group (joined,
-    updated, split); and what two programs at once keep of gates, features, joined inputs and next state.
+    Directions and their multiples of the learning rate; three times the state of the pages of small variables
+    (joined, updated, split); and what two programs at once keep of gates, features, joined inputs and state.
     """
     units = [layer.kernel.shape[0] // 4 for layer in network.lstm]
-    joined = max((sum(sizes[i] for i in group) for group in groups(sizes) if len(group) > 1), default=0)
+    totals = [sum(sizes[i] for i in group) for group in groups(sizes)]
+    joined = sum(_page(total) for total in totals if total <= PAGES[-1])
     whole = min(max(sizes, default=0), WHOLE)
     state = len(rule.accumulators_class._fields) + 2 * sum(units)
     return 4 * (2 * sum(sizes) + 3 * joined * state + 2 * whole * (8 * max(units) + state))

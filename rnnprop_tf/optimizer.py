@@ -18,13 +18,17 @@ import numpy as np
 import tensorflow as tf
 from keras.src.utils.naming import auto_name
 from keras.src.utils.tracking import no_automatic_dependency_tracking
+from tensorflow.python.ops import control_flow_util
 
 from rnnprop_tf import averaging, compute, environment, network_config, pretrained
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import LSTMState, Network, Tensor
+from rnnprop_tf.rows import Rows, rows_of
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState, SettlingRule
 
 STATE_DTYPES = ("float32", "bfloat16")
+OVERFLOWING = 2.0**64
+"""The smallest number whose square is infinite in float32."""
 
 LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Tensor]
 
@@ -52,6 +56,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         skip_nonfinite: whether a step with a non-finite gradient is skipped.
         state_dtype: the type in which h and c are stored.
         use_averaging: whether it keeps the average of the iterates.
+        jit_compile: whether XLA compiles the update.
         skipped_steps: int64 variable, how many steps were.
     """
 
@@ -65,11 +70,16 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         skip_nonfinite: bool,
         state_dtype: str,
         use_averaging: bool,
+        jit_compile: bool | str,
         network: Network | None,
         name: str | None,
         **kwargs: Unpack[KerasArguments],
     ) -> None:
         environment.check()
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(
+                f"`jit_compile` must be True, False or 'auto'. Received: jit_compile={jit_compile!r}"
+            )
         if state_dtype not in STATE_DTYPES:
             raise ValueError(
                 f"`state_dtype` must be one of {', '.join(map(repr, STATE_DTYPES))}. "
@@ -94,6 +104,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self.network = network
         self.skip_nonfinite = bool(skip_nonfinite)
         self.state_dtype = state_dtype
+        self.jit_compile = jit_compile
         self._trained_with = 0.1
         # Not `iterations`: that one counts skipped steps and micro-batches too, and bias correction must not.
         self._step = self._add_counter("step")
@@ -243,6 +254,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             "state_dtype": self.state_dtype,
             "use_averaging": self.use_averaging,
             "use_ema": self.use_ema and not self.use_averaging,
+            "jit_compile": self.jit_compile,
             "network": network_config.to_config(self.network, self._trained_with),
         }
 
@@ -294,27 +306,27 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self, grads: Sequence[Tensor | None], vars: Sequence[keras.Variable]
     ) -> tuple[list[Tensor], list[keras.Variable]]:
         grads, variables = super()._filter_empty_gradients(grads, vars)
-        # What `apply` does first. Slices become dense before clipping and accumulation, which must see
-        # repeated rows added up.
-        return [_dense(g, v) for g, v in zip(grads, variables, strict=True)], variables
-
-    def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor]:
-        # Their sum over the replicas is clipped, as on one device; Keras clips each replica's part.
-        replica = tf.distribute.get_replica_context()
-        if replica and replica.num_replicas_in_sync > 1:
-            grads = replica.merge_call(_summed, args=grads)
-        grads = [tf.cast(g, "float32") for g in grads]  # float16 cannot hold the square of 256.
-        clipped = super()._clip_gradients(grads)
-        if not self.skip_nonfinite:
-            return clipped
-        # Clipping would turn what is not to be used into a number and hide it from `_update`. By a norm that
-        # overflows it would turn all into zeros.
-        by_norm = self.clipnorm is not None or self.global_clipnorm is not None
-        usable = tf.math.is_finite(tf.linalg.global_norm(grads)) if by_norm else tf.constant(True)
+        # What `apply` does first. What Keras does next, it does to dense gradients.
+        touches_all_rows = (
+            self.gradient_accumulation_steps is not None
+            or self.loss_scale_factor is not None
+            or _replicas() > 1
+            # XLA copies the whole state for each row that a loop writes.
+            or control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        )
         return [
-            tf.where(tf.logical_and(usable, _usable(g)), c, math.inf)
-            for g, c in zip(grads, clipped, strict=True)
-        ]
+            g if isinstance(g, tf.IndexedSlices) and not touches_all_rows and _sparse(g, v) else _dense(g, v)
+            for g, v in zip(grads, variables, strict=True)
+        ], variables
+
+    def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor | Rows]:
+        """The sum over the replicas, of float32. `_update` clips it: Keras clips each replica's part."""
+        replica = tf.distribute.get_replica_context()
+        if _replicas() > 1:
+            grads = replica.merge_call(_summed, args=grads)
+        rows = [rows_of(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        # float16 cannot hold the square of 256.
+        return [_with_values(g, tf.cast(_values(g), "float32")) for g in rows]
 
     def _all_reduce_sum_gradients(
         self, grads_and_vars: list[tuple[Tensor, tf.Variable]]
@@ -349,34 +361,63 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         gradients, variables = zip(*grads_and_vars, strict=True)
 
         def update(_: tf.Variable, gradients: Sequence[Tensor], learning_rate: Tensor) -> None:
-            self._update(gradients, variables, learning_rate)
+            self._update(gradients, variables, learning_rate, clip=True)
 
         distribution.extended.update(variables[0], update, args=(gradients, learning_rate), group=False)
 
     def _update(
-        self, gradients: Sequence[Tensor], variables: Sequence[tf.Variable], learning_rate: Tensor
+        self,
+        gradients: Sequence[Tensor | Rows],
+        variables: Sequence[tf.Variable],
+        learning_rate: Tensor,
+        clip: bool = False,
     ) -> None:
-        gradients = [
-            tf.ensure_shape(tf.cast(gradient, "float32"), variable.shape)
-            for gradient, variable in zip(gradients, variables, strict=True)
-        ]
-        taken = tf.constant(True)
-        if self.skip_nonfinite:
-            taken = tf.reduce_all([tf.reduce_all(_usable(g)) for g in gradients])
+        values = [tf.cast(_values(gradient), "float32") for gradient in gradients]
+        taken = self._usable(values, clip) if self.skip_nonfinite else tf.constant(True)
+        if clip:
+            values = super()._clip_gradients(values)
+        gradients = [_with_values(g, value) for g, value in zip(gradients, values, strict=True)]
+        learning_rate = tf.cast(learning_rate, "float32")
+        step = tf.cast(self._step.value + 1, "float32")
+        static = (self.rule, self.network)
+        common = (taken, step, compute.compiles() if self.jit_compile == "auto" else self.jit_compile)
+
+        sparse = [isinstance(gradient, Rows) for gradient in gradients]
+        decays = [self.weight_decay is not None and self._use_weight_decay(v) for v in variables]
+        decay = learning_rate * (self.weight_decay or 0.0) * tf.cast(taken, "float32")
         slots = [self._slots[self._get_variable_index(variable)] for variable in variables]
         slots = tf.nest.map_structure(lambda slot: slot.value, slots)
-        step = tf.cast(self._step.value + 1, "float32")
-        directions = compute.update(self.rule, self.network, slots, gradients, taken, step)
 
-        learning_rate = tf.cast(learning_rate, "float32")
-        for variable, direction in zip(variables, directions, strict=True):
+        dense = [i for i, rows in enumerate(sparse) if not rows]
+        shaped = [tf.ensure_shape(gradients[i], variables[i].shape) for i in dense]
+        directions = compute.update(*static, [slots[i] for i in dense], shaped, *common)
+        for i, direction in zip(dense, directions, strict=True):
+            variable = variables[i]
             change = tf.cast(learning_rate * direction, variable.dtype)
-            if self.weight_decay is not None and self._use_weight_decay(variable):
-                decay = learning_rate * self.weight_decay * tf.cast(taken, "float32")
+            if decays[i]:
                 change -= variable * tf.cast(decay, variable.dtype)
             variable.assign_add(change)
+        for i in [i for i, rows in enumerate(sparse) if rows]:
+            variable = variables[i]
+            if decays[i]:
+                variable.assign_sub(variable * tf.cast(decay, variable.dtype))
+
+            def move(indices: Tensor, direction: Tensor, variable: tf.Variable = variable) -> None:
+                change = tf.cast(learning_rate * direction, variable.dtype)
+                variable.scatter_add(tf.IndexedSlices(change, indices))
+
+            compute.update_rows(*static, slots[i], gradients[i], move, *common)
         self._step.value.assign_add(tf.cast(taken, "int64"))
         self.skipped_steps.value.assign_add(tf.cast(tf.logical_not(taken), "int64"))
+
+    def _usable(self, gradients: Sequence[Tensor], clip: bool) -> Tensor:
+        """Whether the squares of all gradients are finite; an infinite one would stay in the running mean."""
+        # No infinity on the way: `tf.debugging.enable_check_numerics` would report it. NaN is not below.
+        usable = [tf.reduce_all(tf.abs(gradient) < OVERFLOWING) for gradient in gradients]
+        if clip and (self.clipnorm is not None or self.global_clipnorm is not None):
+            # By a norm that overflows, clipping would turn all into zeros.
+            usable.append(tf.math.is_finite(tf.linalg.global_norm(gradients)))
+        return tf.reduce_all(usable)
 
 
 @keras.saving.register_keras_serializable(package="rnnprop_tf")
@@ -432,6 +473,9 @@ class RNNprop(LearnedOptimizer):
             `keras.callbacks.SwapEMAWeights`, saving. It takes the place of Keras's own, so it does not go
             with `use_ema`, `ema_momentum` or `ema_overwrite_frequency`. A model with BatchNormalization
             needs `rnnprop_tf.recalibrate_batch_norm` after `fit`. Defaults to `False`.
+        jit_compile: Whether XLA compiles the update, whatever `compile` says of the model. `"auto"`: where
+            XLA can; otherwise, and under `tf.debugging.enable_check_numerics`, the update runs as
+            TensorFlow's own operations, after a warning. Defaults to `"auto"`.
         network: The learned weights, a `rnnprop_tf.network.Network`. Defaults to those of `"rnnprop-1"`, for
             which the hyperparameters have their defaults.
         name: String. The name of the optimizer. Defaults to `"rnnprop"`, the next ones to `"rnnprop_1"` and
@@ -470,6 +514,7 @@ class RNNprop(LearnedOptimizer):
         skip_nonfinite: bool = True,
         state_dtype: str = "float32",
         use_averaging: bool = False,
+        jit_compile: bool | str = "auto",
         network: Network | None = None,
         name: str | None = None,
         **kwargs: Unpack[KerasArguments],
@@ -481,7 +526,15 @@ class RNNprop(LearnedOptimizer):
         if network is None:
             network = pretrained.load(pretrained.DEFAULT).network
         super().__init__(
-            learning_rate, rule, skip_nonfinite, state_dtype, use_averaging, network, name, **kwargs
+            learning_rate,
+            rule,
+            skip_nonfinite,
+            state_dtype,
+            use_averaging,
+            jit_compile,
+            network,
+            name,
+            **kwargs,
         )
 
 
@@ -505,6 +558,9 @@ class DMOptimizer(LearnedOptimizer):
         state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
             arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
         use_averaging: Whether to keep an average of the iterates, as for `RNNprop`. Defaults to `False`.
+        jit_compile: Whether XLA compiles the update, whatever `compile` says of the model. `"auto"`: where
+            XLA can; otherwise, and under `tf.debugging.enable_check_numerics`, the update runs as
+            TensorFlow's own operations, after a warning. Defaults to `"auto"`.
         network: The learned weights, a `rnnprop_tf.network.Network`. Required.
         name: String. The name of the optimizer. Defaults to `"dm_optimizer"`, the next ones to
             `"dm_optimizer_1"` and so on.
@@ -535,12 +591,21 @@ class DMOptimizer(LearnedOptimizer):
         skip_nonfinite: bool = True,
         state_dtype: str = "float32",
         use_averaging: bool = False,
+        jit_compile: bool | str = "auto",
         network: Network | None = None,
         name: str | None = None,
         **kwargs: Unpack[KerasArguments],
     ) -> None:
         super().__init__(
-            learning_rate, DMRule(p), skip_nonfinite, state_dtype, use_averaging, network, name, **kwargs
+            learning_rate,
+            DMRule(p),
+            skip_nonfinite,
+            state_dtype,
+            use_averaging,
+            jit_compile,
+            network,
+            name,
+            **kwargs,
         )
 
 
@@ -564,9 +629,25 @@ def _not_a_learning_rate(value: Any, class_name: str) -> ValueError:
     )
 
 
-def _usable(gradient: Tensor) -> Tensor:
-    """Mask of gradients whose square is finite in float32; an infinite one would stay in the running mean."""
-    return tf.math.is_finite(tf.square(tf.cast(gradient, "float32")))
+def _replicas() -> int:
+    """The number of replicas that this step runs on."""
+    replica = tf.distribute.get_replica_context()
+    return replica.num_replicas_in_sync if replica else 1
+
+
+def _values(gradient: Tensor | Rows) -> Tensor:
+    return gradient.values if isinstance(gradient, Rows) else gradient
+
+
+def _with_values(gradient: Tensor | Rows, values: Tensor) -> Tensor | Rows:
+    return gradient._replace(values=values) if isinstance(gradient, Rows) else values
+
+
+def _sparse(gradient: tf.IndexedSlices, variable: keras.Variable) -> bool:
+    """Whether rows are worth gathering: they fit a page, and are fewer than those of the variable."""
+    rows, *row = variable.shape
+    given = gradient.values.shape[0]
+    return 0 < math.prod(row) <= compute.PAGES[-1] and (given is None or given < rows)
 
 
 def _summed(strategy: tf.distribute.Strategy, *values: Any) -> list[Any]:

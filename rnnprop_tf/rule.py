@@ -446,8 +446,9 @@ class DMRule(Rule):
         return accumulators
 
     def inputs(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Tensor:
-        # log 0 is minus infinity, which the lower bound -p takes up.
-        log_magnitude = ops.maximum(ops.log(ops.abs(gradient)), -self.p) / self.p
+        # Not log 0: the bound -p would take up its minus infinity, but tools that look for one would object.
+        magnitude = ops.maximum(ops.abs(gradient), 0.5 * math.exp(-self.p))
+        log_magnitude = ops.maximum(ops.log(magnitude), -self.p) / self.p
         sign = ops.clip(gradient * math.exp(self.p), -1.0, 1.0)
         return ops.stack([log_magnitude, sign])
 

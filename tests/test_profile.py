@@ -52,4 +52,4 @@ def test_temporaries_do_not_grow_with_the_largest_variable_but_for_its_direction
 def test_temporaries_count_the_third_accumulator_of_settling():
     plain, settling = (rnnprop_tf.RNNprop.from_pretrained(settling=x) for x in (0.0, 2.0))
     joined = [100, 200]
-    assert _temporary_bytes(settling, *joined) - _temporary_bytes(plain, *joined) == 4 * (3 * 300 + 2 * 200)
+    assert _temporary_bytes(settling, *joined) - _temporary_bytes(plain, *joined) == 4 * (3 * 1_024 + 2 * 200)

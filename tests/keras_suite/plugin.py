@@ -88,7 +88,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
     before = made
     keras.utils.set_random_seed(0)
     if "distribute" in item.nodeid:  # Those reset TensorFlow's context, which loses all compiled programs.
-        compute._compiled.cache_clear()
+        compute._program.cache_clear()
     yield
     if outcomes.get(item.nodeid) == "passed" and made == before:
         outcomes[item.nodeid] = "passed without an optimizer of these names"
