@@ -26,7 +26,8 @@ ALLOWED = {
     "rnnprop_tf.compute": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rows rnnprop_tf.rule",
     "rnnprop_tf.averaging": "keras numpy tensorflow rnnprop_tf.network",
     "rnnprop_tf.optimizer": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained"
-    " rnnprop_tf.network_config rnnprop_tf.environment rnnprop_tf.rows rnnprop_tf.compute rnnprop_tf.averaging",
+    " rnnprop_tf.network_config rnnprop_tf.environment rnnprop_tf.rows rnnprop_tf.compute"
+    " rnnprop_tf.averaging",
     "rnnprop_tf.loss_scale": "keras",
     "rnnprop_tf.profile": "keras numpy tensorflow rnnprop_tf.compute rnnprop_tf.optimizer",
     "rnnprop_tf.callbacks": "keras tensorflow rnnprop_tf.compute rnnprop_tf.network rnnprop_tf.rule"
