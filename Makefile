@@ -1,6 +1,6 @@
 # Each command sets up .venv first, where that is missing or older than pyproject.toml.
 #   make demo       meta-trains on scikit-learn's digits, then compares with Adam
-#   make examples   the three examples of the README: prints their tables, draws their pictures
+#   make examples   the three examples of docs/examples.md: prints their tables, draws their pictures
 #   make test       the fast checks: lint, types, tests; XLA optimises less, as most programs run a few times
 #   make test-slow  the tests that take minutes, or join what the fast ones cover one by one
 #   make test-contract  the whole matrix of what Keras asks of an optimizer, for RNNprop, DMOptimizer and Adam

@@ -70,7 +70,8 @@ OPTIONS: dict[str, Option] = {
         {"learning_rate": keras.optimizers.schedules.CosineDecay(0.1, 1_000)}
     ),
     "`OptimizerMonitor`, a log after every update": Option(monitored=True),
-    "`jit_compile=True`": Option(how="compiled"),
+    "`RNNprop(jit_compile=False)`, without XLA": Option({"jit_compile": False}),
+    "`compile(jit_compile=True)`": Option(how="compiled"),
     "`apply` in eager mode": Option(how="eager"),
 }
 

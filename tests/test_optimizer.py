@@ -740,6 +740,19 @@ def test_lstm_state_in_bfloat16_is_rounded_state(mode, small, monkeypatch):
     assert_same(slots(optimizer), before)
 
 
+def test_bits_of_bfloat16_are_those_of_a_cast():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2**32, 100_000, dtype="uint32").view("float32")
+    values = np.append(values, [0.0, -0.0, np.inf, -np.inf, 1.00390625, 1.01171875, 3.4e38, 1e-40])
+    values = tf.constant(values[np.isfinite(values) | np.isinf(values)], "float32")
+    bits = compute._narrowed(values, tf.uint16)
+    expected = tf.cast(values, "bfloat16")
+    np.testing.assert_array_equal(bits.numpy(), compute._as_bits(expected).numpy())
+    np.testing.assert_array_equal(compute._widened(bits, tf.float32), tf.cast(expected, "float32"))
+    nan = compute._widened(compute._narrowed(tf.constant([math.nan]), tf.uint16), tf.float32)
+    assert math.isnan(nan[0])
+
+
 def test_bfloat16_state_is_half_and_comes_back_from_the_config():
     optimizer = RNNprop.from_config(
         RNNprop(network=initial_weights(Architecture(), 0), state_dtype="bfloat16").get_config()
