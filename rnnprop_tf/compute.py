@@ -25,7 +25,6 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeAlias
 
-import numpy as np
 import tensorflow as tf
 from keras import ops
 from tensorflow.python.eager import context
@@ -127,11 +126,14 @@ def update_rows(
         jit_compile: whether XLA compiles the programs.
     """
     network = tf.nest.map_structure(tf.convert_to_tensor, network)
-    length = int(np.prod(rows.values.shape[1:], dtype=int))
+    length = rows.values.shape[1:].num_elements()
     in_page = max(1, ROWS_PAGE // length)
     if (known := rows.values.shape[0]) is not None:
         in_page = max(1, min(in_page, known))
     size = in_page * length
+
+    def features(slot: tf.Variable) -> int:
+        return len(slot.shape) - len(rows.values.shape)
 
     def turn(begin: Tensor) -> tuple[Tensor]:
         places = begin + tf.range(in_page)
@@ -139,18 +141,14 @@ def update_rows(
         places = tf.minimum(places, rows.count - 1)
         indices = tf.gather(rows.indices, places)
         gradient = tf.ensure_shape(tf.gather(rows.values, places), [in_page, *rows.values.shape[1:]])
-        state = tf.nest.map_structure(lambda slot: gather(slot, indices), slots.accumulators)
-        lstm = tf.nest.map_structure(lambda slot: gather(slot, indices, features=1), slots.lstm)
-        old = flat(RuleState(state, lstm), size)
-        direction, new = _padded(
-            rule, network, [old], [tf.reshape(gradient, [size])], taken, step, jit_compile
-        )
+        old = flat(tf.nest.map_structure(lambda slot: gather(slot, indices, features(slot)), slots), size)
+        flat_gradient = tf.reshape(gradient, [size])
+        direction, new = _padded(rule, network, [old], [flat_gradient], taken, step, jit_compile)
         direction = tf.reshape(direction, gradient.shape)
         mask = tf.reshape(repeated, [in_page] + [1] * (len(gradient.shape) - 1))
-        for slot, value in zip(tf.nest.flatten(slots.accumulators), new.accumulators, strict=True):
-            scatter(slot, indices, tf.reshape(value, gradient.shape))
-        for slot, value in zip(tf.nest.flatten(slots.lstm), tf.nest.flatten(new.lstm), strict=True):
-            scatter(slot, indices, tf.reshape(value, [slot.shape[0], *gradient.shape]), features=1)
+        for slot, value in zip(tf.nest.flatten(slots), tf.nest.flatten(new), strict=True):
+            axes = features(slot)
+            scatter(slot, indices, tf.reshape(value, [*slot.shape[:axes], *gradient.shape]), axes)
         move(indices, tf.where(mask, tf.zeros_like(direction), direction))
         return (begin + in_page,)
 
@@ -212,9 +210,8 @@ def _update_one(
     # Handles, not variables: a traced function remembers the variables of its first call and fails for
     # others once those are gone.
     handles = tf.nest.map_structure(lambda slot: slot.handle, slots)
-    dtypes = tuple(slot.dtype for slot in tf.nest.flatten(slots))
     shapes = tuple(gradient.shape), _signature(network)
-    program = _program(_update_in_place, (rule, dtypes), shapes, jit_compile)
+    program = _program(_update_in_place, (rule, _dtypes(slots)), shapes, jit_compile)
     return program(network, handles, gradient, taken, step)
 
 
@@ -251,15 +248,14 @@ def _padded(
 ) -> tuple[Tensor, RuleState]:
     """The step of joined states, each [..., n], and gradients, each [n], in a page that holds them all."""
     size = sum(gradient.shape[0] for gradient in gradients)
-    padding = _page(size) - size
+    page = _page(size)
 
     def join(*parts: Tensor) -> Tensor:
-        zeros = tf.zeros([*parts[0].shape[:-1], padding], parts[0].dtype)
+        zeros = tf.zeros([*parts[0].shape[:-1], page - size], parts[0].dtype)
         return tf.concat([*parts, zeros], axis=-1)
 
-    program = _program(
-        _update_in_chunks, (rule,), (_page(size), _dtypes(states[0]), _signature(network)), jit_compile
-    )
+    shapes = page, _dtypes(states[0]), _signature(network)
+    program = _program(_update_in_chunks, (rule,), shapes, jit_compile)
     state = tf.nest.map_structure(join, *states)
     direction, state = program(network, state, join(*gradients), taken, step)
     return direction[:size], tf.nest.map_structure(lambda tensor: tensor[..., :size], state)

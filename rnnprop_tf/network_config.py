@@ -15,7 +15,6 @@ latter but people: Keras shows the whole config when it does not find the class,
 from __future__ import annotations
 
 import base64
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ def to_config(network: Network, learning_rate: float) -> dict[str, Any]:
         A dict for `from_config`, of what JSON can hold.
     """
     content = _bytes_of(network)
-    digest = _digest(content)
+    digest = pretrained.digest_of(content)
     name = next((name for name, lasting in pretrained.LASTING.items() if lasting == digest), None)
     weights: dict[str, Any]
     if name is not None and len(content) > EMBEDDED_BYTES:
@@ -81,7 +80,7 @@ def _named(name: str, digest: str) -> Network:
             f"Received: {name!r}"
         )
     network = pretrained.load(name).network
-    if (found := _digest(_bytes_of(network))) != digest:
+    if (found := pretrained.digest_of(_bytes_of(network))) != digest:
         raise ValueError(
             f"The weights {name!r} of this installation are not those of the config: expected {digest}, "
             f"received {found}. Every release has the same weights under this name, so one of the two is "
@@ -108,7 +107,3 @@ def _embedded(config: dict[str, Any]) -> Network:
 
 def _bytes_of(network: Network) -> bytes:
     return b"".join(t.astype("<f4").tobytes() for t in coordinatewise.to_tensors(network).values())
-
-
-def _digest(content: bytes) -> str:
-    return "sha256:" + hashlib.sha256(content).hexdigest()

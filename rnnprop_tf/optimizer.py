@@ -320,13 +320,24 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ], variables
 
     def _clip_gradients(self, grads: list[Tensor]) -> list[Tensor | Rows]:
-        """The sum over the replicas, of float32. `_update` clips it: Keras clips each replica's part."""
+        # Their sum over the replicas is clipped, as on one device; Keras clips each replica's part.
         replica = tf.distribute.get_replica_context()
         if _replicas() > 1:
             grads = replica.merge_call(_summed, args=grads)
-        rows = [rows_of(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        gradients = [rows_of(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
         # float16 cannot hold the square of 256.
-        return [_with_values(g, tf.cast(_values(g), "float32")) for g in rows]
+        values = [tf.cast(_values(gradient), "float32") for gradient in gradients]
+        clipped = super()._clip_gradients(values)
+        by_norm = self.clipnorm is not None or self.global_clipnorm is not None
+        if self.skip_nonfinite and (by_norm or self.clipvalue is not None):
+            # Clipping would turn what is not to be used into a number and hide it from `_update`. By a norm
+            # that overflows it would turn all into zeros.
+            usable = tf.math.is_finite(tf.linalg.global_norm(values)) if by_norm else tf.constant(True)
+            clipped = [
+                tf.where(tf.logical_and(usable, _usable(value)), c, OVERFLOWING)
+                for value, c in zip(values, clipped, strict=True)
+            ]
+        return [_with_values(g, c) for g, c in zip(gradients, clipped, strict=True)]
 
     def _all_reduce_sum_gradients(
         self, grads_and_vars: list[tuple[Tensor, tf.Variable]]
@@ -361,7 +372,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         gradients, variables = zip(*grads_and_vars, strict=True)
 
         def update(_: tf.Variable, gradients: Sequence[Tensor], learning_rate: Tensor) -> None:
-            self._update(gradients, variables, learning_rate, clip=True)
+            self._update(gradients, variables, learning_rate)
 
         distribution.extended.update(variables[0], update, args=(gradients, learning_rate), group=False)
 
@@ -370,54 +381,50 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         gradients: Sequence[Tensor | Rows],
         variables: Sequence[tf.Variable],
         learning_rate: Tensor,
-        clip: bool = False,
     ) -> None:
-        values = [tf.cast(_values(gradient), "float32") for gradient in gradients]
-        taken = self._usable(values, clip) if self.skip_nonfinite else tf.constant(True)
-        if clip:
-            values = super()._clip_gradients(values)
-        gradients = [_with_values(g, value) for g, value in zip(gradients, values, strict=True)]
+        gradients = [_with_values(g, tf.cast(_values(g), "float32")) for g in gradients]
+        taken = tf.constant(True)
+        if self.skip_nonfinite:
+            taken = tf.reduce_all([tf.reduce_all(_usable(_values(g))) for g in gradients])
         learning_rate = tf.cast(learning_rate, "float32")
-        step = tf.cast(self._step.value + 1, "float32")
-        static = (self.rule, self.network)
-        common = (taken, step, compute.compiles() if self.jit_compile == "auto" else self.jit_compile)
-
-        sparse = [isinstance(gradient, Rows) for gradient in gradients]
-        decays = [self.weight_decay is not None and self._use_weight_decay(v) for v in variables]
         decay = learning_rate * (self.weight_decay or 0.0) * tf.cast(taken, "float32")
         slots = [self._slots[self._get_variable_index(variable)] for variable in variables]
         slots = tf.nest.map_structure(lambda slot: slot.value, slots)
+        step = tf.cast(self._step.value + 1, "float32")
+        jit_compile = compute.compiles() if self.jit_compile == "auto" else bool(self.jit_compile)
 
-        dense = [i for i, rows in enumerate(sparse) if not rows]
-        shaped = [tf.ensure_shape(gradients[i], variables[i].shape) for i in dense]
-        directions = compute.update(*static, [slots[i] for i in dense], shaped, *common)
+        def decayed(variable: tf.Variable) -> bool:
+            return self.weight_decay is not None and self._use_weight_decay(variable)
+
+        dense = [i for i, gradient in enumerate(gradients) if not isinstance(gradient, Rows)]
+        directions = compute.update(
+            self.rule,
+            self.network,
+            [slots[i] for i in dense],
+            [tf.ensure_shape(gradients[i], variables[i].shape) for i in dense],
+            taken,
+            step,
+            jit_compile,
+        )
         for i, direction in zip(dense, directions, strict=True):
             variable = variables[i]
             change = tf.cast(learning_rate * direction, variable.dtype)
-            if decays[i]:
+            if decayed(variable):
                 change -= variable * tf.cast(decay, variable.dtype)
             variable.assign_add(change)
-        for i in [i for i, rows in enumerate(sparse) if rows]:
-            variable = variables[i]
-            if decays[i]:
+        for gradient, variable, slot in zip(gradients, variables, slots, strict=True):
+            if not isinstance(gradient, Rows):
+                continue
+            if decayed(variable):
                 variable.assign_sub(variable * tf.cast(decay, variable.dtype))
 
             def move(indices: Tensor, direction: Tensor, variable: tf.Variable = variable) -> None:
                 change = tf.cast(learning_rate * direction, variable.dtype)
                 variable.scatter_add(tf.IndexedSlices(change, indices))
 
-            compute.update_rows(*static, slots[i], gradients[i], move, *common)
+            compute.update_rows(self.rule, self.network, slot, gradient, move, taken, step, jit_compile)
         self._step.value.assign_add(tf.cast(taken, "int64"))
         self.skipped_steps.value.assign_add(tf.cast(tf.logical_not(taken), "int64"))
-
-    def _usable(self, gradients: Sequence[Tensor], clip: bool) -> Tensor:
-        """Whether the squares of all gradients are finite; an infinite one would stay in the running mean."""
-        # No infinity on the way: `tf.debugging.enable_check_numerics` would report it. NaN is not below.
-        usable = [tf.reduce_all(tf.abs(gradient) < OVERFLOWING) for gradient in gradients]
-        if clip and (self.clipnorm is not None or self.global_clipnorm is not None):
-            # By a norm that overflows, clipping would turn all into zeros.
-            usable.append(tf.math.is_finite(tf.linalg.global_norm(gradients)))
-        return tf.reduce_all(usable)
 
 
 @keras.saving.register_keras_serializable(package="rnnprop_tf")
@@ -627,6 +634,12 @@ def _not_a_learning_rate(value: Any, class_name: str) -> ValueError:
         f"are given as `network=`, or by name or path to `{class_name}.from_pretrained`. "
         f"Received: learning_rate={given} of type {type(value).__name__}"
     )
+
+
+def _usable(gradient: Tensor) -> Tensor:
+    """Mask of gradients whose square is finite in float32; an infinite one would stay in the running mean."""
+    # No infinity on the way, which `tf.debugging.enable_check_numerics` would report. NaN is not below.
+    return tf.abs(gradient) < OVERFLOWING
 
 
 def _replicas() -> int:

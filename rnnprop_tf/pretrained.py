@@ -227,8 +227,8 @@ def _read(folder: str, config_file: str) -> Pretrained:
     model_path = _join(folder, MODEL_FILE)
     shapes = coordinatewise.tensor_shapes(architecture)
     model = _read_model(model_path, 4 * sum(math.prod(shape) for shape in shapes.values()))
-    if _digest(model) != config["digest"]:
-        _refuse(model_path, f"the digest {config['digest']} that {config_file} names", _digest(model))
+    if digest_of(model) != config["digest"]:
+        _refuse(model_path, f"the digest {config['digest']} that {config_file} names", digest_of(model))
     network = coordinatewise.from_tensors(_parse_tensors(model_path, model, shapes), architecture)
     return Pretrained(network, rule, float(config["learning_rate"]), config)
 
@@ -371,7 +371,7 @@ def _config_bytes(
         "architecture": coordinatewise.architecture_of(network)._asdict(),
         "learning_rate": learning_rate,
         "provenance": {} if provenance is None else provenance,
-        "digest": _digest(model),
+        "digest": digest_of(model),
     }
     try:
         config["config_digest"] = _config_digest(config)
@@ -384,12 +384,20 @@ def _config_bytes(
     return content
 
 
-def _digest(content: bytes) -> str:
+def digest_of(content: bytes) -> str:
+    """The digest of some bytes, as cards and configs write it.
+
+    Args:
+        content: the bytes.
+
+    Returns:
+        `"sha256:"` and 64 hexadecimal digits.
+    """
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def _config_digest(config: dict[str, Any]) -> str:
-    return _digest(_canonical({key: value for key, value in config.items() if key != "config_digest"}))
+    return digest_of(_canonical({key: value for key, value in config.items() if key != "config_digest"}))
 
 
 def _canonical(value: Any) -> bytes:

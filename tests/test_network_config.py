@@ -77,7 +77,7 @@ def test_weights_and_their_learning_rate_come_back(network):
 
 def test_weights_of_up_to_2_kilobytes_stay_in_the_config(monkeypatch):
     tiny = initial_weights(TINY, 0)
-    digest = network_config._digest(network_config._bytes_of(tiny))
+    digest = pretrained.digest_of(network_config._bytes_of(tiny))
     monkeypatch.setitem(pretrained.LASTING, "tiny", digest)
     config = network_config.to_config(tiny, 0.1)
     assert "name" not in config
