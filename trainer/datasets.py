@@ -113,6 +113,11 @@ def first(images: Images, count: int) -> Images:
     return replace(images, pixels=images.pixels[:count], labels=images.labels[:count])
 
 
+def last(images: Images, count: int) -> Images:
+    """The last images."""
+    return replace(images, pixels=images.pixels[-count:], labels=images.labels[-count:])
+
+
 def pooled(images: Images, window: int) -> Images:
     """The images averaged over `window` x `window` pixels, rounded to bytes."""
     n, height, width, channels = images.pixels.shape

@@ -1,14 +1,16 @@
 """Data of the Keras models: the image sets of `trainer.datasets`, and further ones that need no download.
 
 Those are scikit-learn's, the texts of Python's standard library (of the Python at hand), matplotlib's EEG and
-synthetic ones. Each loader takes TFDS's folder, None for its default, and gives the same data at every call.
+elevations, and synthetic ones. Each loader takes TFDS's folder, None for its default, and gives the same data
+at every call.
 """
 
 from __future__ import annotations
 
 import re
 import sysconfig
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,6 +30,10 @@ CHARACTERS, CONTEXT = 96, 24
 """Number of characters that `characters` tells apart, and length of its windows."""
 WORDS, LENGTH = 2_000, 16
 """Number of words that `lines` tells apart, the rare ones as one, and length of its pieces."""
+VOCABULARY = 1_000
+"""Number of words that `next_words` tells apart."""
+WAVES = 6
+"""Frequencies that `elevations` describes each of two coordinates by."""
 
 
 def digits(_: str | None) -> Splits:
@@ -36,12 +42,14 @@ def digits(_: str | None) -> Splits:
     return _pixels(train), _pixels(test)
 
 
-def images(name: str, pool: int, count: int = 10_000) -> Load:
-    """The first images of a data set, averaged over windows of pixels; a fifth as many for validation."""
+def images(name: str, pool: int, count: int = 10_000, last: bool = False) -> Load:
+    """The first images of a data set, or the last, averaged over windows of pixels; a fifth as many for
+    validation."""
+    taken = datasets.last if last else datasets.first
 
     def load(data_dir: str | None) -> Splits:
         train, test = (
-            _pixels(datasets.pooled(datasets.first(datasets.load(name, split, data_dir), most), pool))
+            _pixels(datasets.pooled(taken(datasets.load(name, split, data_dir), most), pool))
             for split, most in (("train", count), ("test", count // 5))
         )
         return train, test
@@ -98,6 +106,69 @@ def breast_cancer(_: str | None) -> Splits:
     return _split(_standardised(x), y)
 
 
+def wine(_: str | None) -> Splits:
+    """178 wines of three growers, 13 measurements."""
+    from sklearn.datasets import load_wine
+
+    x, y = load_wine(return_X_y=True)
+    return _split(_standardised(x), y)
+
+
+def hastie(_: str | None) -> Splits:
+    """4,000 points, ten features: whether the sum of their squares is above its median, 0.0 or 1.0."""
+    from sklearn.datasets import make_hastie_10_2
+
+    x, y = make_hastie_10_2(4_000, random_state=0)
+    return _split(x.astype(np.float32), (y[:, None] > 0).astype(np.float32))
+
+
+def elevations(_: str | None) -> Splits:
+    """6,000 places of a map and their height: sines and cosines [N, 4 * WAVES] of the two coordinates."""
+    import matplotlib.cbook
+
+    with np.load(matplotlib.cbook.get_sample_data("jacksboro_fault_dem.npz", asfileobj=False)) as file:
+        height = file["elevation"]
+    places = np.random.default_rng(0).permutation(height.size)[:6_000]
+    coordinates = np.stack(np.unravel_index(places, height.shape), axis=1) / height.shape
+    angles = (coordinates[:, :, None] * np.pi * 2.0 ** np.arange(WAVES)).reshape(len(places), -1)
+    x = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+    return _split(x, _standardised(height.ravel()[places, None].astype(float)))
+
+
+def noisy_photo(_: str | None) -> Splits:
+    """Pieces [N, 16, 16, 3] of a photo in [0, 1], with noise, and without."""
+    from sklearn.datasets import load_sample_image
+
+    photo = load_sample_image("china.jpg").astype(np.float32) / 255
+    height, width = (16 * (size // 16) for size in photo.shape[:2])
+    rows = photo[:height, :width].reshape(height // 16, 16, width // 16, 16, 3)
+    pieces = rows.swapaxes(1, 2).reshape(-1, 16, 16, 3)
+    noise = np.random.default_rng(0).normal(0.0, 0.2, pieces.shape)
+    return _split((pieces + noise).astype(np.float32), pieces)
+
+
+def lorenz(_: str | None) -> Splits:
+    """Windows [N, 32, 3] of Lorenz's chaotic series and its state ten samples after; the last fifth for
+    validation."""
+
+    def flow(state: np.ndarray) -> np.ndarray:
+        x, y, z = state
+        return np.array([10.0 * (y - x), x * (28.0 - z) - y, x * y - 8.0 / 3.0 * z])
+
+    series, h = [np.array([1.0, 1.0, 25.0])], 0.02
+    for _step in range(5_500):  # the classical method of Runge and Kutta
+        a = flow(series[-1])
+        b = flow(series[-1] + h / 2 * a)
+        c = flow(series[-1] + h / 2 * b)
+        d = flow(series[-1] + h * c)
+        series.append(series[-1] + h / 6 * (a + 2 * b + 2 * c + d))
+    settled: np.ndarray = _standardised(np.array(series[500:]))
+    starts = np.arange(len(settled) - 42)
+    windows, targets = settled[starts[:, None] + np.arange(32)], settled[starts + 41]
+    cut = len(starts) * 4 // 5
+    return (windows[:cut], targets[:cut]), (windows[cut + 42 :], targets[cut + 42 :])
+
+
 def ratings(_: str | None) -> Splits:
     """20,000 ratings, 400 users of 300 items, of rank 4 with noise: pairs [N, 2] and [N, 1]."""
     rng = np.random.default_rng(0)
@@ -124,22 +195,54 @@ def characters(_: str | None) -> Splits:
     return (windows[:cut], targets[:cut]), (windows[cut + CONTEXT :], targets[cut + CONTEXT :])
 
 
-def lines(modules: tuple[str, ...]) -> Load:
-    """Word numbers [N, LENGTH] of pieces of source text, and the module that each is from."""
+def _words(module: str) -> list[str]:
+    return re.findall(r"[A-Za-z]+|[^\sA-Za-z]", _source(module))
+
+
+def _pieces(words: list[str]) -> list[list[str]]:
+    return [words[k : k + LENGTH] for k in range(0, len(words) - LENGTH, LENGTH)]
+
+
+def _numbers(words: Iterable[str], count: int) -> dict[str, int]:
+    """The most common words by number, 1 to count - 1; 0 is left for the rarer ones."""
+    counts = Counter(words)
+    common = sorted(counts, key=lambda word: (-counts[word], word))[: count - 1]
+    return {word: k + 1 for k, word in enumerate(common)}
+
+
+def lines(modules: tuple[str, ...], known: tuple[str, ...] = ()) -> Load:
+    """Word numbers [N, LENGTH] of pieces of source text, and the module that each is from.
+
+    Args:
+        modules: of the standard library.
+        known: number the words as `next_words` of these modules does, for a model that was trained on those.
+    """
 
     def load(data_dir: str | None) -> Splits:
-        found = []
-        for label, module in enumerate(modules):
-            words = re.findall(r"[A-Za-z]+|[^\sA-Za-z]", _source(module))
-            found += [(words[k : k + LENGTH], label) for k in range(0, len(words) - LENGTH, LENGTH)]
-        counts: dict[str, int] = {}
-        for words, _ in found:
-            for word in words:
-                counts[word] = counts.get(word, 0) + 1
-        common = sorted(counts, key=lambda word: (-counts[word], word))[: WORDS - 1]
-        number = {word: k + 1 for k, word in enumerate(common)}  # 0: a rarer word
+        found = [(words, label) for label, module in enumerate(modules) for words in _pieces(_words(module))]
+        number = (
+            _numbers((word for module in known for word in _words(module)), VOCABULARY)
+            if known
+            else _numbers((word for words, _ in found for word in words), WORDS)
+        )
         x = np.array([[number.get(word, 0) for word in words] for words, _ in found], np.int32)
         return _split(x, np.array([label for _, label in found], np.int32))
+
+    return load
+
+
+def next_words(modules: tuple[str, ...]) -> Load:
+    """Word numbers [N, LENGTH] of windows of source text, and the word after each; the last fifth for
+    validation."""
+
+    def load(data_dir: str | None) -> Splits:
+        words = [word for module in modules for word in _words(module)]
+        number = _numbers(words, VOCABULARY)
+        text = np.array([number.get(word, 0) for word in words], np.int32)
+        starts = np.arange(len(text) - LENGTH)
+        windows, targets = text[starts[:, None] + np.arange(LENGTH)], text[LENGTH:]
+        cut = len(starts) * 4 // 5
+        return (windows[:cut], targets[:cut]), (windows[cut + LENGTH :], targets[cut + LENGTH :])
 
     return load
 

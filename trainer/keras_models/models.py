@@ -5,16 +5,21 @@ BatchNorm, residual connections, Embedding, attention, recurrence, autoencoders,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from keras import layers
 
-from trainer.keras_models.data import CHARACTERS, CONTEXT, LENGTH, WORDS
+from trainer.keras_models.data import CHARACTERS, CONTEXT, LENGTH, VOCABULARY, WAVES, WORDS, next_words
 
 MOMENTUM = 0.9
 """Momentum of BatchNorm's running statistics: with Keras's 0.99 those lag behind in the first few hundred
 steps."""
+PRETRAINING_TEXTS = ("typing", "ast", "pdb", "subprocess")
+"""Modules of the standard library on whose text `fine_tuned_gru` is pretrained."""
+PRETRAINING_STEPS = 600
 
 
 def cnn_with_batch_norm() -> keras.Model:
@@ -137,6 +142,108 @@ def factorization() -> keras.Model:
     users, items = layers.Embedding(400, 6), layers.Embedding(300, 6)
     products = users(inputs[:, 0]) * items(inputs[:, 1])
     return keras.Model(inputs, keras.ops.sum(products, axis=-1, keepdims=True))
+
+
+def wide_classifier() -> keras.Model:
+    x = inputs = keras.Input((13,))
+    for _ in range(2):
+        x = layers.Dense(256, activation="relu")(x)
+    return keras.Model(inputs, _classifier(x, 3))
+
+
+def wide_with_dropout() -> keras.Model:
+    x = inputs = keras.Input((10,))
+    for _ in range(2):
+        x = layers.ReLU()(layers.BatchNormalization(momentum=MOMENTUM)(layers.Dense(256)(x)))
+        x = layers.Dropout(0.1)(x)
+    return keras.Model(inputs, layers.Dense(1, activation="sigmoid")(x))
+
+
+def map_of_heights() -> keras.Model:
+    x = inputs = keras.Input((4 * WAVES,))
+    for _ in range(3):
+        x = layers.Dense(256, activation="swish")(x)
+    return keras.Model(inputs, layers.Dense(1)(x))
+
+
+def u_net() -> keras.Model:
+    """Removes noise: two halvings, and back up beside what each level was."""
+    x = inputs = keras.Input((16, 16, 3))
+    levels = []
+    for filters in (12, 24):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        levels.append(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Conv2D(32, 3, padding="same", activation="relu")(x)
+    for filters, beside in ((24, levels[1]), (12, levels[0])):
+        x = layers.concatenate([layers.UpSampling2D()(x), beside])
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+    return keras.Model(inputs, layers.Conv2D(3, 1)(x))
+
+
+def separable_cnn() -> keras.Model:
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Conv2D(24, 3, strides=2, padding="same", activation="relu")(inputs)
+    for _ in range(2):
+        inner = layers.SeparableConv2D(24, 3, padding="same")(x)
+        x = layers.add([x, layers.ReLU()(layers.GroupNormalization(4)(inner))])
+    x = layers.SeparableConv2D(48, 3, strides=2, padding="same", activation="relu")(x)
+    return keras.Model(inputs, _classifier(layers.Flatten()(x)))
+
+
+def dilated_convolutions() -> keras.Model:
+    x = inputs = keras.Input((32, 3))
+    for dilation in (1, 2, 4, 8):
+        x = layers.Conv1D(24, 3, padding="causal", dilation_rate=dilation, activation="elu")(x)
+    return keras.Model(inputs, layers.Dense(3)(x[:, -1]))
+
+
+def next_word_cnn() -> keras.Model:
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    x = layers.Embedding(VOCABULARY, 24)(inputs)
+    x = layers.Conv1D(32, 3, strides=2, activation="relu")(x)
+    x = layers.Dense(48, activation="relu")(layers.Flatten()(x))
+    return keras.Model(inputs, _classifier(x, VOCABULARY))
+
+
+def fine_tuned_gru(classes: int) -> Callable[[], keras.Model]:
+    """A text classifier whose embedding and GRU were trained to foretell words; its last layer is new."""
+
+    def make() -> keras.Model:
+        inputs = keras.Input((LENGTH,), dtype="int32")
+        model = keras.Model(inputs, _classifier(_text_gru(inputs), classes))
+        model.set_weights([*_word_model().get_weights()[:-2], *model.layers[-1].get_weights()])
+        return model
+
+    return make
+
+
+def _text_gru(words: keras.KerasTensor) -> keras.KerasTensor:
+    # Seeds of their own: neither these weights nor later draws depend on when the first such model is made.
+    embedding = layers.Embedding(
+        VOCABULARY, 24, embeddings_initializer=keras.initializers.RandomUniform(seed=1)
+    )
+    gru = layers.GRU(
+        40,
+        kernel_initializer=keras.initializers.GlorotUniform(seed=2),
+        recurrent_initializer=keras.initializers.Orthogonal(seed=3),
+    )
+    return gru(embedding(words))
+
+
+@functools.cache
+def _word_model() -> keras.Model:
+    """Foretells the next word; trained once a process, in seconds, to the same weights each time."""
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    last = layers.Dense(
+        VOCABULARY, activation="softmax", kernel_initializer=keras.initializers.GlorotUniform(seed=4)
+    )
+    model = keras.Model(inputs, last(_text_gru(inputs)))
+    model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy")
+    (x, y), _ = next_words(PRETRAINING_TEXTS)(None)
+    chosen = np.random.default_rng(0).permutation(len(x))[: 64 * PRETRAINING_STEPS]
+    model.fit(x[chosen], y[chosen], batch_size=64, shuffle=False, verbose=0)
+    return model
 
 
 def _classifier(x: keras.KerasTensor, classes: int = 10) -> keras.KerasTensor:
