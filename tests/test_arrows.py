@@ -51,7 +51,7 @@ ALLOWED = {
     # The Keras models that weights are judged by.
     "trainer.keras_models": "",
     "trainer.keras_models.data": "matplotlib numpy sklearn tensorflow trainer.datasets",
-    "trainer.keras_models.models": "keras trainer.keras_models.data",
+    "trainer.keras_models.models": "keras numpy trainer.keras_models.data",
     "trainer.keras_models.catalog": "keras trainer.keras_models.data trainer.keras_models.models",
     # Where rules meet problems, and what stands on it.
     "trainer.unroll": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base",
@@ -75,25 +75,33 @@ ALLOWED = {
     " trainer.problems.base trainer.unroll trainer.evaluation.runner",
     "trainer.evaluation.fit_runner": "keras numpy tensorflow trainer.keras_models.catalog"
     " trainer.keras_models.data trainer.evaluation.runner",
-    "trainer.evaluation.baselines": "keras numpy",
+    "trainer.evaluation.rivals": "keras rnnprop_tf.averaging",
+    "trainer.evaluation.baselines": "keras numpy trainer.evaluation.rivals",
     "trainer.evaluation.block": "trainer.evaluation.baselines",
     "trainer.evaluation.results": "numpy tensorflow trainer.files trainer.evaluation.runner",
     "trainer.evaluation.summary": "numpy trainer.evaluation.results",
     "trainer.evaluation.markdown": "trainer.evaluation.summary",
+    "trainer.evaluation.arrival": "numpy trainer.evaluation.baselines trainer.evaluation.block"
+    " trainer.evaluation.results trainer.evaluation.summary",
     "trainer.evaluation.competitors": "keras rnnprop_tf rnnprop_tf.pretrained rnnprop_tf.rule"
     " trainer.evaluation.baselines trainer.evaluation.results",
     "trainer.evaluation.tasks": "trainer.keras_models.catalog trainer.problems.catalog"
-    " trainer.evaluation.baselines trainer.evaluation.competitors trainer.evaluation.fit_runner"
-    " trainer.evaluation.runner trainer.evaluation.unrolled_runner",
+    " trainer.evaluation.baselines trainer.evaluation.block trainer.evaluation.competitors"
+    " trainer.evaluation.fit_runner trainer.evaluation.runner trainer.evaluation.unrolled_runner",
     "trainer.evaluation.evaluation": "numpy trainer.evaluation.baselines trainer.evaluation.competitors"
     " trainer.evaluation.results trainer.evaluation.runner trainer.evaluation.tasks",
+    "trainer.evaluation.race": "trainer.evaluation.arrival trainer.evaluation.baselines"
+    " trainer.evaluation.block trainer.evaluation.competitors trainer.evaluation.evaluation"
+    " trainer.evaluation.results",
     "trainer.evaluation.schedule": "tqdm rnnprop_tf.pretrained trainer.keras_models.catalog"
-    " trainer.evaluation.baselines trainer.evaluation.block trainer.evaluation.competitors"
-    " trainer.evaluation.evaluation trainer.evaluation.results trainer.evaluation.summary",
+    " trainer.evaluation.arrival trainer.evaluation.baselines trainer.evaluation.block"
+    " trainer.evaluation.competitors trainer.evaluation.evaluation trainer.evaluation.race"
+    " trainer.evaluation.results trainer.evaluation.summary",
     # The paper's experiments, and the documents that are made from runs.
     "trainer.paper": "",
     "trainer.paper.experiments": "rnnprop_tf.pretrained trainer.problems.catalog"
-    " trainer.keras_models.catalog trainer.evaluation.baselines trainer.evaluation.block",
+    " trainer.keras_models.catalog trainer.evaluation.baselines trainer.evaluation.block"
+    " trainer.evaluation.competitors",
     "trainer.paper.learned_update": "numpy tensorflow rnnprop_tf.network rnnprop_tf.pretrained"
     " rnnprop_tf.rule trainer.files trainer.problems.catalog trainer.unroll",
     "trainer.paper.tables": "numpy trainer.problems.catalog trainer.evaluation.markdown"
@@ -102,6 +110,9 @@ ALLOWED = {
     " trainer.evaluation.summary trainer.paper.experiments trainer.paper.tables",
     "trainer.paper.keras_models_tables": "trainer.evaluation.block trainer.evaluation.markdown"
     " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments",
+    "trainer.paper.races_tables": "numpy trainer.evaluation.arrival trainer.evaluation.block"
+    " trainer.evaluation.markdown trainer.evaluation.results trainer.evaluation.summary"
+    " trainer.paper.experiments",
     "trainer.paper.claims": "numpy trainer.problems.catalog trainer.evaluation.markdown"
     " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments trainer.paper.tables",
     "trainer.paper.plots": "matplotlib numpy trainer.problems.catalog trainer.evaluation.block"
@@ -109,7 +120,7 @@ ALLOWED = {
     "trainer.paper.report": "matplotlib trainer.files trainer.evaluation.markdown trainer.evaluation.results"
     " trainer.evaluation.schedule trainer.evaluation.summary trainer.paper.claims"
     " trainer.paper.default_weights_tables trainer.paper.experiments trainer.paper.keras_models_tables"
-    " trainer.paper.learned_update trainer.paper.plots trainer.paper.tables",
+    " trainer.paper.learned_update trainer.paper.plots trainer.paper.races_tables trainer.paper.tables",
     # Meta-training, which evaluates as it goes.
     "trainer.distribution": "tensorflow",
     "trainer.interrupts": "",
@@ -184,10 +195,15 @@ def test_table_keeps_the_layout_s_promises() -> None:
     assert "rnnprop_tf" not in allowed_to("trainer.problems")
     makes_runs = {
         f"trainer.evaluation.{name}"
-        for name in ("runner", "unrolled_runner", "fit_runner", "tasks", "evaluation", "schedule")
+        for name in ("runner", "unrolled_runner", "fit_runner", "tasks", "evaluation", "race", "schedule")
     }
-    tables = ("tables", "default_weights_tables", "keras_models_tables", "claims", "plots")
-    for reader in ("evaluation.summary", "evaluation.markdown", *(f"paper.{name}" for name in tables)):
+    tables = ("tables", "default_weights_tables", "keras_models_tables", "races_tables", "claims", "plots")
+    for reader in (
+        "evaluation.summary",
+        "evaluation.arrival",
+        "evaluation.markdown",
+        *(f"paper.{name}" for name in tables),
+    ):
         assert not set(ALLOWED[f"trainer.{reader}"].split()) & (makes_runs | {"tensorflow", "keras"})
     with_flags = {module for module, row in ALLOWED.items() if "absl" in row.split()}
     assert with_flags == {

@@ -180,8 +180,9 @@ def test_competitors_with_averages_have_names_of_their_own():
     assert [one.make(0.1).use_averaging for one in (plain, averaged)] == [False, True]
     assert plain.cell("task", 0.1, 10) == averaged.cell("task", 0.1, 10)._replace(optimizer=plain.name)
     adamw = competitor("adamw-averaged").make(0.1)
-    assert (type(adamw), adamw.use_ema) == (keras.optimizers.AdamW, True)
-    for name in (averaged.name, "adamw-averaged"):
+    assert isinstance(adamw, keras.optimizers.AdamW)
+    assert adamw.use_ema
+    for name in (averaged.name, *baselines.FOR_KERAS_MODELS):
         with pytest.raises(ValueError, match=f"{name}: expected Keras models as tasks. Received: digits"):
             check_task("digits-nn-sigmoid-100", [name])
         check_task(FAST, [name], 20)

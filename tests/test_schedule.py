@@ -62,6 +62,17 @@ def test_an_interrupted_computation_goes_on(folder, monkeypatch):
     assert results.rows == after
 
 
+def test_weights_are_found_with_their_averages_too(folder):
+    name = RNNPROP + "-5000"
+    names = (f"{name}:averaged", f"{pretrained.DEFAULT}:averaged", "no-such-weights:averaged")
+    found = schedule.find(names, [folder + "/weights"])
+    assert list(found) == list(names[:2])
+    assert all(one.averaged and one.name == name for name, one in found.items())
+    plain = schedule.find([name], [folder + "/weights"])[name]
+    assert not plain.averaged
+    assert plain.weights.config == found[names[0]].weights.config
+
+
 def test_tasks_run_side_by_side_and_no_run_is_made_twice(folder, monkeypatch):
     """Two experiments may want the same runs."""
     together = threading.Barrier(2, timeout=60)
@@ -77,6 +88,7 @@ def test_tasks_run_side_by_side_and_no_run_is_made_twice(folder, monkeypatch):
             there = {row.seed for row in results.of(cell)}
             if missing := [seed for seed in seeds if seed not in there]:
                 results.add(cell, missing, [0.5] * len(missing), [0.0] * len(missing))
+            return 0.1, [0.5] * len(seeds)
 
     monkeypatch.setattr(schedule, "Evaluation", Fake)
     blocks = [Block(TASK, steps, names, 2, 1) for steps in (3, 4) for names in (("adam",), ("sgd", "adam"))]

@@ -65,8 +65,8 @@ if __name__ == "__main__":
         "each is the name or folder of pretrained weights, on Keras models also with the average of the "
         "iterates, as in rnnprop-1:averaged; or one of "
         f"{', '.join(baselines.FIRST_GRID)}, which is tuned on the sqrt(2) grid of learning rates, task by "
-        "task (adamw-cosine and adamw-averaged on Keras models only); or such a name with a rate, as in "
-        "adam:0.001; or adam-default",
+        f"task, {', '.join(baselines.FOR_KERAS_MODELS)} on Keras models only; or such a name with a rate, "
+        "as in adam:0.001; or adam-default",
     )
     flags.DEFINE_integer("runs", 20, "runs a cell, their seeds counting up from --first_seed", lower_bound=1)
     flags.DEFINE_integer("first_seed", 0, "of the runs", lower_bound=0, upper_bound=TUNING_SEED - 1)

@@ -1,10 +1,10 @@
-"""The six traditional optimizers of Table 1, tuned by learning rate, and three more: Keras's own classes.
+"""The six traditional optimizers of Table 1, tuned by learning rate, and others for Keras models.
 
-Their other hyperparameters are Keras's defaults. Those that differ from the defaults of the paper's
-TensorFlow 0.12: Adagrad starts its sums at 0.1 in both; Adadelta's epsilon is 1e-7 (there 1e-8); RMSprop's
-epsilon 1e-7 (there 1e-10) and it is added outside the root (there inside); Adam's epsilon is 1e-7 (there
-1e-8). Momentum is SGD with momentum 0.9, as in the paper's code; Table 1 writes the gradient's share as 1 -
-0.9, which only rescales the learning rate.
+The six are Keras's own classes, their other hyperparameters Keras's defaults. Those that differ from the
+defaults of the paper's TensorFlow 0.12: Adagrad starts its sums at 0.1 in both; Adadelta's epsilon is 1e-7
+(there 1e-8); RMSprop's epsilon 1e-7 (there 1e-10) and it is added outside the root (there inside); Adam's
+epsilon is 1e-7 (there 1e-8). Momentum is SGD with momentum 0.9, as in the paper's code; Table 1 writes the
+gradient's share as 1 - 0.9, which only rescales the learning rate.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from trainer.evaluation import rivals
+
 TRADITIONAL = ("sgd", "momentum", "adagrad", "adadelta", "rmsprop", "adam")
 """Optimizers of Table 1."""
 
@@ -24,7 +26,19 @@ ADAM_DEFAULT = "adam-default"
 ADAMW_COSINE = "adamw-cosine"
 """AdamW, the learning rate falling to 0 over the run; for Keras models only."""
 ADAMW_AVERAGED = "adamw-averaged"
-"""AdamW at a constant rate, judged at Keras's average of its iterates, `use_ema`; for Keras models only."""
+"""AdamW at a constant rate, judged at the average of its iterates; for Keras models only."""
+MUON_COSINE = "muon-cosine"
+"""Muon, the learning rate falling as that of `ADAMW_COSINE`; for Keras models only."""
+SCHEDULE_FREE = "schedule-free"
+"""Schedule-Free AdamW, judged at its average; for Keras models only."""
+
+COSINES = (ADAMW_COSINE, MUON_COSINE)
+"""Optimizers whose learning rate falls to 0 over the run."""
+FOR_KERAS_MODELS = (*COSINES, ADAMW_AVERAGED, SCHEDULE_FREE)
+"""Optimizers that only `fit` runs as they are meant."""
+
+WEIGHT_DECAY = 0.004
+"""Keras's default for AdamW and Muon."""
 
 OPTIMIZERS: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
     "sgd": keras.optimizers.SGD,
@@ -35,7 +49,9 @@ OPTIMIZERS: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
     "adam": keras.optimizers.Adam,
     ADAM_DEFAULT: keras.optimizers.Adam,
     ADAMW_COSINE: keras.optimizers.AdamW,
-    ADAMW_AVERAGED: lambda rate: keras.optimizers.AdamW(rate, use_ema=True),
+    ADAMW_AVERAGED: rivals.AveragedAdamW,
+    MUON_COSINE: rivals.MuonWithHead,
+    SCHEDULE_FREE: lambda rate: rivals.ScheduleFreeAdamW(rate, decay=WEIGHT_DECAY),
 }
 """Each makes the optimizer from a learning rate: a number, a schedule or a callable."""
 
@@ -49,8 +65,7 @@ FIRST_GRID: dict[str, range] = {
     "adadelta": range(0, 15),
     "rmsprop": range(-20, -3),
     "adam": range(-20, -3),
-    ADAMW_COSINE: range(-20, -3),
-    ADAMW_AVERAGED: range(-20, -3),
+    **dict.fromkeys(FOR_KERAS_MODELS, range(-20, -3)),
 }
 """Where the search begins: exponents k of the learning rate 2^(k/2)."""
 

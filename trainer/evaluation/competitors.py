@@ -61,15 +61,16 @@ def competitor(text: str) -> Competitor:
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"Expected a positive learning rate. Received: {text!r}")
         return Competitor(name, None, baselines.FIXED.get(name, value))
-    weights = text.removesuffix(AVERAGED)
-    return learned(text, weights)._replace(averaged=weights != text)
+    return learned(text, text.removesuffix(AVERAGED))
 
 
 def learned(name: str, weights: str) -> Competitor:
     """The learned optimizer of these weights (a name or a folder), under a name of its own.
 
+    With `AVERAGED` at the name's end it is judged at the average of its iterates.
+
     Raises:
         ValueError: the weights cannot be read.
     """
     found = pretrained.load(weights)
-    return Competitor(name, found, found.learning_rate)
+    return Competitor(name, found, found.learning_rate, averaged=name.endswith(AVERAGED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,7 +60,7 @@ class Evaluation:
             strides: see `baselines.tune`.
         """
         self._task.check([competitor.name], self._steps)
-        runner = self._make_runner(competitor)
+        runner = functools.cache(lambda: self._make_runner(competitor))  # Only if a run is missing.
 
         def losses_at(rate: float, seeds: range) -> list[float]:
             return self._cell(competitor.cell(self._task.name, rate, self._steps), runner, seeds)
@@ -72,14 +73,14 @@ class Evaluation:
             rate = baselines.tune(grid or baselines.FIRST_GRID[competitor.name], mean_loss, strides)
         return rate, losses_at(rate, seeds)
 
-    def _cell(self, cell: Cell, runner: Runner, seeds: range) -> list[float]:
+    def _cell(self, cell: Cell, runner: Callable[[], Runner], seeds: range) -> list[float]:
         there = {row.seed: row.final_loss for row in self._results.of(cell)}
         missing = [seed for seed in seeds if seed not in there]
         if missing:
             runs, seconds = [], []
             for seed in missing:
                 begin = time.perf_counter()
-                runs.append(runner.run(cell.steps, seed, cell.learning_rate))
+                runs.append(runner().run(cell.steps, seed, cell.learning_rate))
                 seconds.append(round(time.perf_counter() - begin, 3))
                 self._after_run(seconds[-1])
             final = [run.final_loss for run in runs]

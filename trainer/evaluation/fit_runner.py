@@ -23,14 +23,14 @@ from trainer.keras_models.catalog import CLASSIFIED, KerasModel
 from trainer.keras_models.data import Data
 
 POINTS = 10
-"""Measurements of a run, at equal distances."""
+"""Measurements of a run, at equal distances, where no distance is named."""
 EVALUATED = 2_000
 """The most examples that a measurement is made on, evenly spaced."""
 AT_ONCE = 20
 """The most steps that Keras makes in one execution."""
 
 COLUMNS = ("step", "loss", "validation_loss", "validation_accuracy", "seconds")
-"""Columns of a run's curve, each [POINTS]. `loss` is the training loss; both losses are those of the model as
+"""Columns of a run's curve, each [points]. `loss` is the training loss; both losses are those of the model as
 it predicts. Accuracy is NaN where the model is no classifier. Seconds are those of the steps, without
 compilation and measuring."""
 
@@ -38,14 +38,20 @@ _SEEDING = threading.Lock()
 """Keras's initialisers draw from seeds of the process, which runs side by side share."""
 
 
-def check_steps(steps: int) -> None:
+def check_steps(steps: int, every: int | None = None) -> None:
     """Refuses a number of steps that cannot be measured at equal distances.
 
+    Args:
+        steps: of a run.
+        every: steps between measurements; None for `POINTS` of them.
+
     Raises:
-        ValueError: it is no multiple of `POINTS`.
+        ValueError: it is no multiple of `every`, or of `POINTS`.
     """
-    if steps % POINTS:
-        raise ValueError(f"steps: expected a multiple of {POINTS} for Keras models. Received: {steps}")
+    if steps % (every or POINTS):
+        raise ValueError(
+            f"steps: expected a multiple of {every or POINTS} for Keras models. Received: {steps}"
+        )
 
 
 class Cosine(keras.optimizers.schedules.LearningRateSchedule):
@@ -99,6 +105,7 @@ class FitRunner(Runner):
         make_optimizer: Callable[[Any], keras.optimizers.Optimizer],
         cosine: bool = False,
         data_dir: str | None = None,
+        every: int | None = None,
     ) -> None:
         """
         Args:
@@ -106,8 +113,10 @@ class FitRunner(Runner):
             make_optimizer: makes the optimizer from a schedule, or a callable that gives the learning rate.
             cosine: let the learning rate fall to 0 over a run.
             data_dir: TFDS's folder, its default where None.
+            every: steps between measurements; None for `POINTS` of them in a run.
         """
         self._spec = model
+        self._every = every
         self._train, self._validation = model.load(data_dir)
         self._rate, self._steps = tf.Variable(0.0), tf.Variable(1.0)  # Set by each run.
         rate = Cosine(self._rate, self._steps) if cosine else lambda: self._rate.read_value()
@@ -125,19 +134,20 @@ class FitRunner(Runner):
         Raises:
             ValueError: the steps cannot be measured evenly.
         """
-        check_steps(steps)
+        check_steps(steps, self._every)
         self._rate.assign(learning_rate)
         if self._compiled_for != steps:
             self._compile(steps)
         self._begin(steps, seed)
         watch = _Watch(self._measure)
-        self._fit(steps, seed, epochs=POINTS, steps_per_epoch=steps // POINTS, callbacks=[watch])
+        every = self._every or steps // POINTS
+        self._fit(steps, seed, epochs=steps // every, steps_per_epoch=every, callbacks=[watch])
         curve = watch.curve()
         return Run(curve, float(curve["loss"][-1]))
 
     def _compile(self, steps: int) -> None:
         """Traces, which is not to count."""
-        at_once = math.gcd(AT_ONCE, steps // POINTS)
+        at_once = math.gcd(AT_ONCE, self._every or steps // POINTS)
         self._model.compile(self._optimizer, self._spec.loss, steps_per_execution=at_once)
         self._compiled_for = steps
         self._begin(steps, seed=0)
@@ -147,8 +157,10 @@ class FitRunner(Runner):
         """The seed's start, and an optimizer that has seen nothing."""
         with _SEEDING:
             keras.utils.set_random_seed(seed)
-            start = self._spec.make().get_weights()
-        self._model.set_weights(start)
+            start = self._spec.make()
+        # Not `get_weights`, which leaves out the seeds of dropout.
+        for variable, value in zip(self._model.variables, start.variables, strict=True):
+            variable.assign(value)
         for variable, value in zip(self._optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
         self._steps.assign(steps)

@@ -13,12 +13,14 @@ from tqdm import tqdm
 
 from rnnprop_tf import pretrained
 from trainer.evaluation import baselines
-from trainer.evaluation.block import Block
-from trainer.evaluation.competitors import Competitor, competitor, learned
+from trainer.evaluation.arrival import TARGET
+from trainer.evaluation.block import LONGEST, LOOKS, Block
+from trainer.evaluation.competitors import AVERAGED, Competitor, competitor, learned
 from trainer.evaluation.evaluation import Evaluation
+from trainer.evaluation.race import done_at_t, race
 from trainer.evaluation.results import TUNING_SEED, Results
 from trainer.evaluation.summary import summary
-from trainer.keras_models.catalog import KERAS_MODELS
+from trainer.keras_models.catalog import HELD_BACK, KERAS_MODELS
 
 MILLISECONDS_A_STEP: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("sin_lstm", "sin_lstm-x2", "sin_lstm-no001"), (3.0, 1.5)),
@@ -27,6 +29,7 @@ MILLISECONDS_A_STEP: Mapping[str, tuple[float, float]] = {
     "vgg-cifar-fc1-conv2-pool1-100": (75.0, 60.0),
     "vgg-cifar-fc2-conv4-pool2-100": (160.0, 110.0),
     **dict.fromkeys(KERAS_MODELS, (6.0, 3.0)),
+    **dict.fromkeys(HELD_BACK, (25.0, 5.0)),
 }
 """Milliseconds of a step with a learned and with a traditional optimizer, by task, final loss included, where
 two tasks run at once on two cores of an AMD EPYC. Only for the estimate of what is left."""
@@ -37,6 +40,9 @@ MLP_MILLISECONDS_A_STEP = (4.0, 0.6)
 SECONDS_TO_COMPILE = 5.0
 """Seconds of compilation for an optimizer and a task."""
 
+SECONDS_A_LOOK = 0.05
+"""Seconds of a measurement in a race."""
+
 
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} core-seconds [{elapsed}<{remaining}]"
 
@@ -46,14 +52,18 @@ class StoppedError(Exception):
 
 
 def find(names: Sequence[str], folders: Sequence[str]) -> dict[str, Competitor]:
-    """The optimizers of these names that are there: weights ship, or lie in one of these folders."""
+    """The optimizers of these names that are there: weights ship, or lie in one of these folders.
+
+    Weights may be named with `AVERAGED` at the end.
+    """
     found = {}
     for name in dict.fromkeys(names):
-        beside = [path for folder in folders if os.path.isdir(path := os.path.join(folder, name))]
+        weights = name.removesuffix(AVERAGED)
+        beside = [path for folder in folders if os.path.isdir(path := os.path.join(folder, weights))]
         if name in baselines.OPTIMIZERS:
             found[name] = competitor(name)
-        elif name in pretrained.list_pretrained():
-            found[name] = learned(name, name)
+        elif weights in pretrained.list_pretrained():
+            found[name] = learned(name, weights)
         elif beside:
             found[name] = learned(name, beside[0])
     return found
@@ -68,8 +78,11 @@ def cost(blocks: Iterable[Block], competitors: Mapping[str, Competitor], results
     for block in blocks:
         for name in filter(competitors.__contains__, block.optimizers):
             key = block.task, block.steps, name
-            largest[key] = max(block, largest.get(key, block), key=lambda one: one.runs)
-    return sum(_cost(name, block, competitors[name], results) for (_, _, name), block in largest.items())
+            largest[key] = max(block, largest.get(key, block), key=lambda one: (one.runs, one.races))
+    return sum(
+        _cost(name, block, competitors[name], results) + _race_cost(block, competitors[name], results)
+        for (_, _, name), block in largest.items()
+    )
 
 
 def _cost(name: str, block: Block, one: Competitor, results: Results) -> float:
@@ -86,6 +99,28 @@ def _cost(name: str, block: Block, one: Competitor, results: Results) -> float:
         return 0.0
     learned_ms, traditional_ms = MILLISECONDS_A_STEP.get(block.task, MLP_MILLISECONDS_A_STEP)
     return runs * block.steps * (learned_ms if one.weights else traditional_ms) / 1_000 + SECONDS_TO_COMPILE
+
+
+def _race_cost(block: Block, one: Competitor, results: Results) -> float:
+    """What one optimizer's missing races take at most, in seconds."""
+    found = 0.0
+    for times in (1, LONGEST):
+        steps = times * block.steps
+        digest = one.cell(block.race, 0.0, steps).weights
+        there = sum(
+            row[:3] == (block.race, one.name, digest) and (row.steps, row.seed < block.races) == (steps, True)
+            for row in results.rows
+        )
+        needed = one.name in baselines.COSINES
+        if times == LONGEST:
+            needed = one.name != TARGET and (
+                not needed or found > 0 or not done_at_t(results, block, one.name)
+            )
+        if needed and (missing := block.races - there) > 0:
+            learned_ms, traditional_ms = MILLISECONDS_A_STEP.get(block.task, MLP_MILLISECONDS_A_STEP)
+            a_run = steps * (learned_ms if one.weights else traditional_ms) / 1_000
+            found += missing * (a_run + times * LOOKS * SECONDS_A_LOOK) + SECONDS_TO_COMPILE
+    return found
 
 
 def _search(name: str, block: Block, results: Results) -> tuple[range, Sequence[int]]:
@@ -135,10 +170,14 @@ def run(
                 evaluation = Evaluation(results, key[0], steps, data_dir, after_run)
                 for block in alike:
                     tuning_seeds = range(TUNING_SEED, TUNING_SEED + block.tuning_runs)
+                    tuned = []
                     for name in filter(competitors.__contains__, block.optimizers):
                         one = competitors[name]
                         search = _search(name, block, results) if one.rate is None else ()
-                        evaluation.losses(one, range(block.runs), tuning_seeds, *search)
+                        rate, _ = evaluation.losses(one, range(block.runs), tuning_seeds, *search)
+                        tuned.append(one._replace(rate=rate))
+                    if block.races:
+                        race(results, block, tuned, data_dir, after_run)
 
         with ThreadPoolExecutor(jobs) as pool:
             todo = [pool.submit(run_task, key) for key in sorted(costs, key=costs.__getitem__, reverse=True)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from trainer.evaluation import baselines
+from trainer.evaluation.block import LONGEST, LOOKS, RACE
 from trainer.evaluation.competitors import AVERAGED, Competitor
 from trainer.evaluation.fit_runner import FitRunner, check_steps
 from trainer.evaluation.runner import Runner
@@ -55,7 +56,7 @@ class OptimizeeTask(Task):
 
     def check(self, optimizers: Collection[str], steps: int) -> None:
         for name in optimizers:
-            if name in (baselines.ADAMW_COSINE, baselines.ADAMW_AVERAGED) or name.endswith(AVERAGED):
+            if name in baselines.FOR_KERAS_MODELS or name.endswith(AVERAGED):
                 raise ValueError(f"{name}: expected Keras models as tasks. Received: {self.name}")
 
     def load(self, data_dir: str | None) -> MakeRunner:
@@ -74,30 +75,43 @@ class KerasModelTask(Task):
     """A Keras model under `fit`."""
 
     model: KerasModel
+    every: int | None = None
+    """Steps between measurements; None for a few in a run."""
 
     def check(self, optimizers: Collection[str], steps: int) -> None:
-        check_steps(steps)
+        check_steps(steps, self.every)
 
     def load(self, data_dir: str | None) -> MakeRunner:
-        return lambda one: FitRunner(self.model, one.make, one.name == baselines.ADAMW_COSINE, data_dir)
+        return lambda one: FitRunner(
+            self.model, one.make, one.name in baselines.COSINES, data_dir, self.every
+        )
 
 
 TASKS: dict[str, Task] = {
     **{name: OptimizeeTask(name, task.steps, task.build) for name, task in catalog.TASKS.items()},
     **{name: KerasModelTask(name, KERAS_MODEL_STEPS, model) for name, model in KERAS_MODELS.items()},
 }
-"""All tasks that there are."""
+"""All tasks that there are, but for races on Keras models."""
 
 
 def task(name: str) -> Task:
-    """The task of that name.
+    """The task of that name; races have names as `Block.race` gives them.
 
     Raises:
         ValueError: there is none.
     """
+    found = RACE.fullmatch(name)
+    if found and found[1] in KERAS_MODELS:
+        return _race(name, KERAS_MODELS[found[1]], int(found[2]))
     if name not in TASKS:
         raise ValueError(f"No task named {name!r}. Expected one of {', '.join(TASKS)}.")
     return TASKS[name]
+
+
+def _race(name: str, model: KerasModel, steps: int) -> Task:
+    if steps <= 0 or steps % LOOKS:
+        raise ValueError(f"{name}: expected a multiple of {LOOKS} steps for a race. Received: {steps}")
+    return KerasModelTask(name, LONGEST * steps, model, every=steps // LOOKS)
 
 
 def check_task(name: str, optimizers: Collection[str] = (), steps: int | None = None) -> None:

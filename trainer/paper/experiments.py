@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from rnnprop_tf import pretrained
-from trainer.evaluation.baselines import ADAM_DEFAULT, ADAMW_COSINE, STRIDES, TRADITIONAL
+from trainer.evaluation.baselines import (
+    ADAM_DEFAULT,
+    ADAMW_AVERAGED,
+    ADAMW_COSINE,
+    MUON_COSINE,
+    SCHEDULE_FREE,
+    STRIDES,
+    TRADITIONAL,
+)
 from trainer.evaluation.block import Block
-from trainer.keras_models.catalog import TEST, VALIDATION
+from trainer.evaluation.competitors import AVERAGED
+from trainer.keras_models.catalog import HELD_BACK, TEST, VALIDATION
 from trainer.problems.catalog import PAPER_TASKS
 
 RNNPROP = "rnnprop-paper"
@@ -44,10 +53,15 @@ PEER = "vita-rnnprop-cl-il"
 COMPARED_WITH = (ADAM_DEFAULT, RNNPROP, PEER)
 """Other optimizers that the default weights are compared with on the 22 tasks and on longer runs, beside the
 traditional ones."""
-KERAS_MODEL_BASELINES = (ADAM_DEFAULT, "adam", ADAMW_COSINE)
-"""Optimizers that the default weights are compared with on Keras models."""
+KERAS_MODEL_LEARNED = (*OURS, f"{DEFAULT}{AVERAGED}")
+"""Learned optimizers on Keras models; the last is the default at the average of its iterates."""
+KERAS_MODEL_BASELINES = (ADAM_DEFAULT, "adam", ADAMW_COSINE, ADAMW_AVERAGED, MUON_COSINE, SCHEDULE_FREE)
+"""Optimizers that the default weights are compared with on Keras models; all but the first are tuned."""
+KERAS_MODEL_OPTIMIZERS = (*KERAS_MODEL_LEARNED, *KERAS_MODEL_BASELINES)
 KERAS_MODEL_RUNS: Mapping[int, int] = {200: 6, 2_000: 4, 10_000: 2}
 """Runs of each optimizer on each Keras model, by steps."""
+RACES: Mapping[int, int] = {200: 3, 2_000: 3}
+"""Races of each optimizer on each Keras model, by T. With 10,000 they would be runs of 20,000 steps."""
 
 
 def at_iteration(name: str, iteration: int) -> str:
@@ -88,10 +102,14 @@ def _block(task: str, optimizers: tuple[str, ...] = LEARNED + TRADITIONAL, steps
 
 def _keras_models(names: Iterable[str]) -> tuple[Block, ...]:
     return tuple(
-        Block(name, steps, (*OURS, *KERAS_MODEL_BASELINES), runs, tuning_runs=1, after=_before(steps))
+        Block(name, steps, KERAS_MODEL_OPTIMIZERS, runs, tuning_runs=1, after=_before(steps))
         for steps, runs in KERAS_MODEL_RUNS.items()
         for name in names
     )
+
+
+def _steps_to_target(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    return tuple(block._replace(races=RACES[block.steps]) for block in blocks if block.steps in RACES)
 
 
 def long_run_baselines(task: str) -> tuple[str, ...]:
@@ -103,6 +121,9 @@ def _before(steps: int) -> int:
     """`Block.after`: a search over all rates is too dear for the longest runs."""
     return LONG_RUN_STEPS[0] if steps == LONG_RUN_STEPS[1] else 0
 
+
+STEPS_TO_TARGET = "steps-to-target"
+STEPS_TO_TARGET_HELD_BACK = f"{STEPS_TO_TARGET}-held-back"
 
 PAPER: dict[str, tuple[Block, ...]] = {
     "table2": tuple(_block(task) for task in ACTIVATIONS),
@@ -138,6 +159,9 @@ BEYOND: dict[str, tuple[Block, ...]] = {
     ),
     "keras-models": _keras_models(VALIDATION),
     "keras-models-test": _keras_models(TEST),
+    "keras-models-held-back": _keras_models(HELD_BACK),
+    STEPS_TO_TARGET: _steps_to_target(_keras_models([*VALIDATION, *TEST])),
+    STEPS_TO_TARGET_HELD_BACK: _steps_to_target(_keras_models(HELD_BACK)),
 }
 """Experiments that our weights are judged by: the paper's tasks, some for longer, and Keras models."""
 
@@ -165,5 +189,8 @@ def blocks(names: Iterable[str], quick: bool) -> list[Block]:
     if quick:
         longer = {block for name in names if name in BEYOND for block in _longer(BEYOND[name])}
         found = dict.fromkeys(block for block in found if block not in longer)
-        return [block._replace(runs=2, tuning_runs=1, strides=STRIDES[:1]) for block in found]
+        return [
+            block._replace(runs=2, tuning_runs=1, strides=STRIDES[:1], races=min(block.races, 2))
+            for block in found
+        ]
     return list(found)

@@ -28,11 +28,10 @@ from trainer.paper.experiments import (
     DM_TRICKS,
     FIGURE_9,
     FIGURE_9_STEPS,
-    KERAS_MODEL_BASELINES,
+    KERAS_MODEL_OPTIMIZERS,
     NO_CONVEX,
     NO_CONVEX_5000,
     NO_SCALING,
-    OURS,
     RELU,
     RNNPROP,
     RNNPROP_5000,
@@ -186,6 +185,11 @@ def test_models(results: Results) -> Figure:
     return keras_models(results, "keras-models-test")
 
 
+def models_held_back(results: Results) -> Figure:
+    """The Keras models looked at once, when all else was decided."""
+    return keras_models(results, "keras-models-held-back")
+
+
 def keras_models(results: Results, experiment: str) -> Figure:
     """Validation loss by seconds of training, of the longest runs of each Keras model."""
     longest = {block.task: block.steps for block in BEYOND[experiment] if _there(results, block)}
@@ -197,7 +201,7 @@ def keras_models(results: Results, experiment: str) -> Figure:
     for unused in grid.flat[max(len(longest), 1) :]:
         unused.remove()
     for axes, (task, steps) in zip(grid.flat, longest.items(), strict=False):
-        for name in (*OURS, *KERAS_MODEL_BASELINES):
+        for name in KERAS_MODEL_OPTIMIZERS:
             if rows := reported(results, task, steps, name):
                 curves = results.curves(rows)
                 seconds, loss = (curves[column].mean(axis=0) for column in ("seconds", "validation_loss"))

@@ -18,9 +18,27 @@ from trainer import files
 from trainer.evaluation import markdown, schedule
 from trainer.evaluation.results import TUNING_SEED, Results, Row
 from trainer.evaluation.summary import TIE, reported
-from trainer.paper import default_weights_tables, keras_models_tables, learned_update, plots, tables
+from trainer.paper import (
+    default_weights_tables,
+    keras_models_tables,
+    learned_update,
+    plots,
+    races_tables,
+    tables,
+)
 from trainer.paper.claims import CLAIMS, COMPARABLE, FAILURE, UNTRAINED, check
-from trainer.paper.experiments import BASE, DEFAULT, EXPERIMENTS, OURS, PAPER, RNNPROP, SETTLING, blocks
+from trainer.paper.experiments import (
+    BASE,
+    DEFAULT,
+    EXPERIMENTS,
+    OURS,
+    PAPER,
+    RNNPROP,
+    SETTLING,
+    STEPS_TO_TARGET,
+    STEPS_TO_TARGET_HELD_BACK,
+    blocks,
+)
 
 RUNS = "runs"
 WEIGHTS = "weights"
@@ -66,6 +84,15 @@ SECTIONS: Mapping[str, Section] = {
     "keras-models-test": Section(
         "Keras models looked at once", keras_models_tables.test_models, plots.test_models
     ),
+    "keras-models-held-back": Section(
+        "Keras models looked at once, when all else was decided",
+        keras_models_tables.models_held_back,
+        plots.models_held_back,
+    ),
+    STEPS_TO_TARGET: Section("Steps to target", races_tables.steps_to_target),
+    STEPS_TO_TARGET_HELD_BACK: Section(
+        "Steps to target, the models held back", races_tables.steps_to_target_held_back
+    ),
 }
 """Sections of the pages, by experiment."""
 
@@ -84,7 +111,16 @@ PAGES = (
     Page(PAPER_PAGE, "The paper's experiments", tuple(PAPER)),
     Page(DEFAULT_WEIGHTS_PAGE, "The default weights on the paper's tasks", ("default-weights",), OURS),
     Page(
-        KERAS_MODELS_PAGE, "The default weights on Keras models", ("keras-models", "keras-models-test"), OURS
+        KERAS_MODELS_PAGE,
+        "The default weights on Keras models",
+        (
+            "keras-models",
+            "keras-models-test",
+            "keras-models-held-back",
+            STEPS_TO_TARGET,
+            STEPS_TO_TARGET_HELD_BACK,
+        ),
+        OURS,
     ),
 )
 
@@ -174,7 +210,10 @@ def _has_runs(name: str, optimizers: Sequence[str], results: Results) -> bool:
 def _rows(name: str, results: Results) -> Iterator[Row]:
     """The runs that an experiment shows or tunes by."""
     wanted = {
-        (block.task, block.steps, optimizer) for block in EXPERIMENTS[name] for optimizer in block.optimizers
+        (*shown, optimizer)
+        for block in EXPERIMENTS[name]
+        for shown in block.shown
+        for optimizer in block.optimizers
     }
     return (row for row in results.rows if (row.task, row.steps, row.optimizer) in wanted)
 
@@ -230,13 +269,14 @@ def _claims(results: Results) -> Iterator[str]:
 
 def _made_from(name: str, results: Results) -> str:
     counts = {
-        len(reported(results, block.task, block.steps, optimizer))
+        len(reported(results, *shown, optimizer))
         for block in EXPERIMENTS[name]
+        for shown in block.shown
         for optimizer in block.optimizers
     }
     runs = " or ".join(map(str, sorted(counts - {0})))
     tuning = " or ".join(map(str, sorted({block.tuning_runs for block in EXPERIMENTS[name]})))
-    tasks_and_steps = {(block.task, block.steps) for block in EXPERIMENTS[name]}
+    tasks_and_steps = {shown for block in EXPERIMENTS[name] for shown in block.shown}
     seconds = sum(row.seconds for row in results.rows if (row.task, row.steps) in tasks_and_steps)
     return (
         f"`python -m trainer.report --experiments={name} --out=...`: {runs} runs of each optimizer on each "
