@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rnnprop_tf.rule import RNNpropAccumulators
-from studies import sleep_rule
+from studies import minilm_package, sleep_rule
 from trainer import meta_train
 from trainer.config import preset
 
@@ -22,6 +22,7 @@ STUDIES = {
     "averaging": ["--models=keras-friedman", "--runs=1", "--steps=20"],
     "checkpoints": [TASK, "--runs=2", "--run_dir=run"],
     "dropped_models": ["--modes=own_loop_eager", "--models=5"],
+    "minilm": ["--runs=1", "--steps=10", "--rates=1e-4", "--batch=2", "--length=8", "--validation=16"],
     "settling": [f"{TASK},keras-friedman", "--runs=1", "--steps=10", "--settlings=0,2"],
     "sleep_rule": ["--problems=frequent words", "--runs=1", "--steps=5"],
     "state_dtype": [TASK, "--runs=2", "--out=state_dtype.json"],
@@ -38,6 +39,8 @@ def test_every_study_is_here():
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_study_prints_a_table_of_numbers(study, tmp_path):
+    if study == "minilm" and (missing := minilm_package.missing()):
+        pytest.skip(f"not installed: {', '.join(missing)}; {minilm_package.INSTALL}")
     if study == "checkpoints":
         meta_train.train(TINY_RUN, str(tmp_path / "run"))
     command = [sys.executable, "-m", f"studies.{study}", *STUDIES[study]]
