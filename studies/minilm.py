@@ -366,7 +366,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("weights", [pretrained.DEFAULT], "names or folders of RNNprop weights")
     flags.DEFINE_list("rates", list(GRID), "AdamW's rates with a linear decay, to choose the best of")
     flags.DEFINE_integer("steps", 200, f"steps of a run, a multiple of {POINTS}", lower_bound=POINTS)
-    flags.DEFINE_integer("batch", 32, "sentences of a step", lower_bound=1)
+    flags.DEFINE_integer("batch", 16, "sentences of a step", lower_bound=1)
     flags.DEFINE_integer("length", 32, "tokens that a sentence is cut to", lower_bound=3)
     flags.DEFINE_integer("validation", 512, "sentences to validate with", lower_bound=1)
     flags.DEFINE_integer("runs", 3, "seeds 0, 1, ...", lower_bound=1)

@@ -1,4 +1,4 @@
-"""The encoder of `studies.minilm` is BERT: against a slow forward pass in NumPy, and the real one's library."""
+"""The encoder of `studies.minilm` is BERT: against a slow forward pass in NumPy, and the real library."""
 
 import math
 
