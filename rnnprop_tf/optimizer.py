@@ -385,7 +385,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         gradients = [_with_values(g, tf.cast(_values(g), "float32")) for g in gradients]
         taken = tf.constant(True)
         if self.skip_nonfinite:
-            taken = tf.reduce_all([tf.reduce_all(_usable(_values(g))) for g in gradients])
+            taken = _all_usable([_values(gradient) for gradient in gradients])
         learning_rate = tf.cast(learning_rate, "float32")
         decay = learning_rate * (self.weight_decay or 0.0) * tf.cast(taken, "float32")
         slots = [self._slots[self._get_variable_index(variable)] for variable in variables]
@@ -640,6 +640,17 @@ def _usable(gradient: Tensor) -> Tensor:
     """Mask of gradients whose square is finite in float32; an infinite one would stay in the running mean."""
     # No infinity on the way, which `tf.debugging.enable_check_numerics` would report. NaN is not below.
     return tf.abs(gradient) < OVERFLOWING
+
+
+def _all_usable(gradients: Sequence[Tensor]) -> Tensor:
+    """Whether all are `_usable`."""
+    # A finite sum of all squares tells it in one pass over each gradient, a third of the exact test's time.
+    total = tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients])
+    return tf.cond(
+        total < OVERFLOWING,
+        lambda: tf.constant(True),
+        lambda: tf.reduce_all([tf.reduce_all(_usable(gradient)) for gradient in gradients]),
+    )
 
 
 def _replicas() -> int:
