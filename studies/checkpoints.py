@@ -46,7 +46,9 @@ def main(_: list[str]) -> None:
             runner.network = tf.nest.map_structure(tf.convert_to_tensor, network_of(one))
             found = losses.final_losses(runner, config.episode_steps, seeds, config.alpha)
             cells += [f"{found.mean():.4f}", f"{found.std(ddof=1) / np.sqrt(len(found)):.4f}"]
-        losses.print_row(f"{one.record['iteration']:,}", f"{one.record['average_loss']:.4f}", *cells)
+        average = one.record["average_loss"]  # None in the first 100 episodes.
+        shown = "-" if average is None else f"{average:.4f}"
+        losses.print_row(f"{one.record['iteration']:,}", shown, *cells)
 
 
 if __name__ == "__main__":
