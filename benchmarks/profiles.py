@@ -17,7 +17,7 @@ from absl import flags
 from keras import layers
 
 from benchmarks.machine import machine
-from rnnprop_tf import OptimizerMonitor, RNNprop, profile
+from rnnprop_tf import OptimizerMonitor, RNNprop, pretrained, profile
 from trainer import commands
 
 FLAGS = flags.FLAGS
@@ -42,7 +42,7 @@ def mobile_net() -> keras.Model:
 
 def milliseconds_a_log(model: keras.Model) -> float:
     """Median time of one log of the monitor, after an update."""
-    optimizer = RNNprop.from_pretrained()
+    optimizer = RNNprop.from_pretrained(FLAGS.weights)
     optimizer.build(model.trainable_variables)
     optimizer.apply([tf.random.normal(v.shape) for v in model.trainable_variables], model.trainable_variables)
     model.compile(optimizer)
@@ -64,10 +64,11 @@ def main(_: list[str]) -> None:
     for make_model in (base_mlp, text_lstm, mobile_net):
         model = make_model()
         print(f"\n{make_model.__name__}")
-        profile(model, updates=FLAGS.updates)
+        profile(model, RNNprop.from_pretrained(FLAGS.weights), updates=FLAGS.updates)
         print(f"{'one log of OptimizerMonitor':42}{milliseconds_a_log(model):14.2f}")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("weights", pretrained.DEFAULT, "weights of RNNprop, a name or folder")
     flags.DEFINE_integer("updates", 5, "updates and logs to time; medians count", lower_bound=1)
     commands.run(main)

@@ -1,18 +1,17 @@
 """How long RNNprop's update takes, as multiples of the bare matrix products and of Adam.
 
     python -m benchmarks.update_step
-    python -m benchmarks.update_step --rounds=15 --out=results/benchmarks/update_step.json
+    python -m benchmarks.update_step --weights=rnnprop-1-small --out=results/benchmarks/update_step_small.json
 
 On a GPU the same command measures the GPU. Everything is measured in alternation, round by round, and the
 medians are reported: on a shared machine single times drift by half.
 
-- The limit: the operations of the network's matrix products (13,200 a parameter for the paper's) at the rate
+- The limit: the operations of the matrix products (13,200 a parameter for the paper's network) at the rate
   that a 1024x1024x1024 float32 product reaches in the same process.
 - The bare update: tracing and compiling, then a step, in a plain graph and compiled, on a model of a million
   parameters in 31 variables.
 - Training steps (`fit`'s own function on one batch) with RNNprop and with Adam, of that model's size and of
   the base MLP, uncompiled and compiled, the small one also 10 steps at a time.
-- The same update with a network of 8 units a layer, whose sizes come from its weights.
 - The roofline: the matrix products at the network's own shapes, the transcendental functions, the traffic of
   the state, and the rule on one chunk over and over, which the caches hold; nanoseconds a parameter each.
 """
@@ -29,9 +28,8 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks.machine import machine, write
-from rnnprop_tf import RNNprop, compute
+from rnnprop_tf import RNNprop, compute, pretrained
 from rnnprop_tf import network as coordinatewise
-from rnnprop_tf.network import Architecture
 from rnnprop_tf.rule import RuleState
 from trainer import commands
 
@@ -46,7 +44,11 @@ SHAPES: tuple[tuple[int, ...], ...] = (
 )
 PARAMETERS = sum(int(np.prod(shape)) for shape in SHAPES)
 ROOFLINE_COORDINATES = 65_536
-NARROW = coordinatewise.initial_weights(Architecture(preprocess=(8,), lstm=(8, 8)), seed=0)
+
+
+def rnnprop() -> RNNprop:
+    """The optimizer that is measured."""
+    return RNNprop.from_pretrained(FLAGS.weights)
 
 
 class Bag(keras.Model):
@@ -89,20 +91,21 @@ def matmul_limit() -> Callable[[], Any]:
     return lambda: [product() for _ in range(5)]
 
 
+def bytes_of_state() -> int:
+    """Bytes of state for one parameter."""
+    return 4 * (2 + 2 * sum(coordinatewise.architecture_of(rnnprop().network).lstm))
+
+
 def operations(network: coordinatewise.Network) -> int:
     """Operations of the matrix products, for one parameter and step."""
     kernels = [w for w in tf.nest.flatten(network) if len(w.shape) == 2]
     return 2 * sum(int(np.prod(w.shape)) for w in kernels)
 
 
-def bare_update(
-    jit_compile: bool,
-    shapes: tuple[tuple[int, ...], ...] = SHAPES,
-    network: coordinatewise.Network | None = None,
-) -> Callable[[], Any]:
+def bare_update(jit_compile: bool, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Callable[[], Any]:
     """`compute.update` alone, on the optimizer's own slots."""
     variables = [keras.Variable(tf.zeros(shape)) for shape in shapes]
-    optimizer = RNNprop.from_pretrained() if network is None else RNNprop(network=network)
+    optimizer = rnnprop()
     optimizer.build(variables)
     slots = tf.nest.map_structure(lambda slot: slot.value, list(optimizer._slots))
     gradients = [tf.random.normal(shape) for shape in shapes]
@@ -136,12 +139,14 @@ def train_step(
 
 def roofline() -> dict[str, Callable[[], Any]]:
     """The parts of a step on `ROOFLINE_COORDINATES` coordinates, compiled."""
-    kernel, inputs = tf.random.normal([80, 40]), tf.random.normal([40, ROOFLINE_COORDINATES])
-    gates = tf.random.normal([80, ROOFLINE_COORDINATES])
-    state = tf.Variable(tf.random.normal([82, ROOFLINE_COORDINATES]))
-    optimizer = RNNprop.from_pretrained()
-    chunk = optimizer.rule.initial_state(optimizer.network, compute.CHUNK)
-    gradient = tf.random.normal([compute.CHUNK])
+    optimizer = rnnprop()
+    size = compute.chunk_of(optimizer.network)
+    chunk = optimizer.rule.initial_state(optimizer.network, size)
+    gradient = tf.random.normal([size])
+    rows, columns = optimizer.network.lstm[-1].kernel.shape
+    kernel, inputs = tf.random.normal([rows, columns]), tf.random.normal([columns, ROOFLINE_COORDINATES])
+    gates = tf.random.normal([rows, ROOFLINE_COORDINATES])
+    state = tf.Variable(tf.random.normal([bytes_of_state() // 4, ROOFLINE_COORDINATES]))
     network = tf.nest.map_structure(tf.constant, optimizer.network)
 
     def compiled(function: Callable, *arguments: Any) -> Callable[[], Any]:
@@ -161,13 +166,13 @@ def roofline() -> dict[str, Callable[[], Any]]:
         def turn(t: tf.Tensor, state: RuleState) -> tuple[tf.Tensor, RuleState]:
             return t + 1, optimizer.rule.update(network, state, gradient, tf.constant(5.0))[1]
 
-        count = ROOFLINE_COORDINATES // compute.CHUNK
+        count = ROOFLINE_COORDINATES // size
         return tf.while_loop(lambda t, _: t < count, turn, (tf.constant(0), state))[1]
 
     return {
-        "one [80, 40] product of two": compiled(lambda x: tf.matmul(kernel, x), inputs),
-        "80 tanh, of some 220 transcendentals": compiled(tf.tanh, gates),
-        "80 sigmoid": compiled(tf.sigmoid, gates),
+        f"the last layer's [{rows}, {columns}] product": compiled(lambda x: tf.matmul(kernel, x), inputs),
+        f"{rows} tanh": compiled(tf.tanh, gates),
+        f"{rows} sigmoid": compiled(tf.sigmoid, gates),
         "state read and written": compiled(touch),
         "the rule, in cache": compiled(turns, chunk),
     }
@@ -177,7 +182,7 @@ def training_steps() -> dict[str, Callable[[], Any]]:
     result = {}
     for jit in (False, True):
         how = "compiled" if jit else "plain"
-        for name, make in (("rnnprop", RNNprop.from_pretrained), ("adam", keras.optimizers.Adam)):
+        for name, make in (("rnnprop", rnnprop), ("adam", keras.optimizers.Adam)):
             result[f"million, {how}, {name}"] = train_step(Bag(SHAPES), make(), jit)
             result[f"mlp, {how}, {name}"] = train_step(mlp(), make(), jit)
             result[f"mlp, {how}, {name}, 10 steps"] = train_step(mlp(), make(), jit, 10)
@@ -192,8 +197,7 @@ def main(_: list[str]) -> None:
     parts = {"limit": limit, "bare, plain": bare_update(False)}
     first = {"bare, plain": seconds(parts["bare, plain"])}
     parts |= {"bare, plain, second model": bare_update(False), "bare, compiled": bare_update(True)}
-    parts |= {"bare mlp": bare_update(False, small), "bare, 8 units": bare_update(False, network=NARROW)}
-    parts |= training_steps() | roofline()
+    parts |= {"bare mlp": bare_update(False, small)} | training_steps() | roofline()
     for name, part in parts.items():
         first.setdefault(name, seconds(part))
     report(first, alternated(parts, FLAGS.rounds))
@@ -202,10 +206,12 @@ def main(_: list[str]) -> None:
 def report(first: dict[str, float], median: dict[str, float]) -> None:
     """Prints and writes ratios; times in seconds."""
     flops = 5 * 2 * 1024**3 / median["limit"]
-    bare_limit = operations(RNNprop.from_pretrained().network) * PARAMETERS / flops
+    bare_limit = operations(rnnprop().network) * PARAMETERS / flops
     ratios = {f"{how} update / limit": median[f"bare, {how}"] / bare_limit for how in ("plain", "compiled")}
     for how in ("plain", "compiled"):
-        extra = median[f"million, {how}, rnnprop"] - median[f"million, {how}, adam"]
+        ours, adam = (median[f"million, {how}, {name}"] for name in ("rnnprop", "adam"))
+        ratios[f"fit step / Adam's, {how}"] = ours / adam
+        extra = ours - adam
         ratios[f"fit step beyond Adam's / bare update, {how}"] = extra / median[f"bare, {how}"]
         for steps, suffix in ((1, ""), (10, ", 10 steps")):
             ours, adam = (median[f"mlp, {how}, {name}{suffix}"] / steps for name in ("rnnprop", "adam"))
@@ -215,10 +221,8 @@ def report(first: dict[str, float], median: dict[str, float]) -> None:
     result = {
         "machine": machine(),
         "parameters": PARAMETERS,
-        "bytes_of_state_a_parameter": {
-            name: 4 * (2 + 2 * sum(coordinatewise.architecture_of(network).lstm))
-            for name, network in (("20 units", RNNprop.from_pretrained().network), ("8 units", NARROW))
-        },
+        "weights": FLAGS.weights,
+        "bytes_of_state_a_parameter": bytes_of_state(),
         "matmul_gflops": flops / 1e9,
         "ratios": ratios,
         "first_call_seconds": first,
@@ -229,6 +233,7 @@ def report(first: dict[str, float], median: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("weights", pretrained.DEFAULT, "weights of RNNprop, a name or folder")
     flags.DEFINE_integer("rounds", 9, "rounds of alternation; medians are over these")
     flags.DEFINE_string("out", "results/benchmarks/update_step.json", "where to write")
     commands.run(main)

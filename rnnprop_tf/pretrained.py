@@ -112,7 +112,7 @@ def list_pretrained() -> list[str]:
     Example:
 
     >>> rnnprop_tf.list_pretrained()
-    ['rnnprop-1', 'rnnprop-1-settling', 'rnnprop-paper', 'rnnprop-quick']
+    ['rnnprop-1', 'rnnprop-1-settling', 'rnnprop-1-small', 'rnnprop-paper', 'rnnprop-quick']
     """
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 

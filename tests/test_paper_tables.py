@@ -9,7 +9,7 @@ from made_runs import add, cells, change, paper_like_runs
 from trainer.evaluation.results import Results
 from trainer.evaluation.summary import summary, verdict
 from trainer.paper import default_weights_tables, experiments, tables
-from trainer.paper.experiments import BASE, DM, RNNPROP
+from trainer.paper.experiments import BASE, DM, RELU, RNNPROP
 from trainer.problems.catalog import PAPER_TASKS
 
 
@@ -77,6 +77,17 @@ def test_replicates_show_the_spread_between_meta_training_seeds(tmp_path):
     assert cells(table, DM) == ["0", "1", "0"]
 
 
+def test_weights_are_compared_in_pairs(tmp_path):
+    results = Results(str(tmp_path))
+    add(results, BASE, experiments.DEFAULT, [0.3, 2.4])
+    pair = experiments.SMALL, experiments.DEFAULT
+    assert tables.relative(results, *pair, [(BASE, 100)]).endswith("not run.")
+    add(results, BASE, experiments.SMALL, [0.15, 1.2])
+    text = tables.relative(results, *pair, [(BASE, 100), (RELU, 100)])
+    assert cells(text, BASE, "100") == ["0.500", "0.500", "0.500", "2"]
+    assert "Geometric mean of 1 ratios, each held within 1 / 1.5 and 1.5: 0.667" in text
+
+
 def test_the_default_weights_runs_are_compared_with_their_start(tmp_path):
     results = Results(str(tmp_path))
     add(results, BASE, experiments.DEFAULT, [0.3, 2.4, 2.5, np.nan])  # curves begin at 2.3
@@ -91,9 +102,10 @@ def test_the_default_weights_runs_are_compared_with_their_start(tmp_path):
         "1.4 [0.3, 2.5]",
         "not run",
         "not run",
+        "not run",
         "0.5 [0.5, 0.5]",
     ]
-    assert cells(medians, BASE, "100") == ["nan", "1.4", "not run", "not run", "0.5"]
+    assert cells(medians, BASE, "100") == ["nan", "1.4", "not run", "not run", "not run", "0.5"]
     assert f"Runs of {experiments.SETTLING} that ended more than 5% above their first loss, of 2:" in text
     for name in experiments.OURS:
         change(results, BASE, name, 0.3)

@@ -5,7 +5,17 @@ import pytest
 from made_runs import add
 
 from trainer.evaluation.results import TUNING_SEED, Results
-from trainer.evaluation.summary import Summary, bootstrap, difference, reported, summary, verdict
+from trainer.evaluation.summary import (
+    HELD,
+    Summary,
+    bootstrap,
+    difference,
+    geometric_mean,
+    ratio,
+    reported,
+    summary,
+    verdict,
+)
 from trainer.paper import tables
 from trainer.paper.experiments import BASE, RNNPROP, TRADITIONAL
 
@@ -31,6 +41,26 @@ def test_differences_are_taken_in_pairs():
     np.testing.assert_allclose(difference(ours, theirs), [-0.5] * 3)
     later = Summary(0.1, starts[10:] + 1.0, tuple(range(10, 50)))
     np.testing.assert_allclose(difference(later, theirs), [-0.5] * 3)
+
+
+def test_ratios_are_of_the_means_in_pairs():
+    """Starts differ much more than optimizers do."""
+    starts = np.random.default_rng(0).uniform(1.0, 100.0, 50)
+    ours, theirs = (Summary(0.1, starts * factor, tuple(range(50))) for factor in (0.9, 1.0))
+    np.testing.assert_allclose(ratio(ours, theirs), [0.9] * 3)
+    noisy = Summary(0.1, ours.losses * np.random.default_rng(1).uniform(0.5, 1.5, 50), ours.seeds)
+    mean, low, high = ratio(noisy, theirs)
+    assert low < mean == noisy.mean / theirs.mean < high
+    later = Summary(0.1, starts[10:] * 0.9, tuple(range(10, 50)))
+    np.testing.assert_allclose(ratio(later, theirs), [0.9] * 3)
+
+
+def test_no_single_ratio_decides_a_geometric_mean():
+    mean, low, high = geometric_mean([0.5, 2.0, 1.0, 1.0])
+    np.testing.assert_allclose(mean, 1.0)
+    assert 1 / HELD <= low < 1.0 < high <= HELD
+    np.testing.assert_allclose(geometric_mean([1e-9, np.nan]).mean, 1.0)
+    np.testing.assert_allclose(geometric_mean([0.8, 0.8]), [0.8] * 3)
 
 
 @pytest.mark.parametrize(

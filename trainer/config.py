@@ -328,6 +328,19 @@ PRESETS: dict[str, MetaTrainConfig] = {
         outer_learning_rate=1e-3,
         checkpoint_every=100,
     ),
+    # A small network that makes the steps of its teacher: for later weights give another one.
+    "small": dataclasses.replace(
+        PAPER_RNNPROP,
+        **(ON_MIXTURE | {"initial": ""}),
+        preprocess="4",
+        lstm="4",
+        teacher="rnnprop-1",
+        longest_episode=1_600,
+        period=50,
+        iterations=3_000,
+        outer_learning_rate=2e-3,
+        checkpoint_every=500,
+    ),
     # The run of `make demo`, two minutes.
     "demo": dataclasses.replace(
         PAPER_RNNPROP,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from trainer.evaluation.results import TUNING_SEED, Results, Row
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+
+HELD = 1.5
+"""The most that one ratio counts for in a geometric mean, upwards and downwards."""
 
 TIE = 0.01
 """Means that differ by less than this share are called tied, whatever their intervals."""
@@ -112,6 +116,33 @@ def difference(ours: Summary, theirs: Summary) -> Interval:
     by_seed = [dict(zip(one.seeds, one.losses, strict=True)) for one in (ours, theirs)]
     with np.errstate(invalid="ignore"):
         return bootstrap(np.array([by_seed[0][seed] - by_seed[1][seed] for seed in both]))
+
+
+def ratio(ours: Summary, theirs: Summary) -> Interval:
+    """The mean final loss, ours as a multiple of theirs, over the seeds that both have.
+
+    Runs are compared in pairs, as in `difference`: a resample takes the same seeds of both.
+    """
+    both = sorted(set(ours.seeds) & set(theirs.seeds))
+    by_seed = [dict(zip(one.seeds, one.losses, strict=True)) for one in (ours, theirs)]
+    losses = np.array([[of[seed] for seed in both] for of in by_seed])
+    value = float(losses[0].mean() / losses[1].mean())
+    if len(both) < 2 or not np.isfinite(losses).all():
+        return Interval(value, value, value)
+    picks = np.random.default_rng(0).integers(len(both), size=(RESAMPLES, len(both)))
+    means = losses[:, picks].mean(axis=-1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means[0] / means[1], [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
+def geometric_mean(ratios: Sequence[float]) -> Interval:
+    """The geometric mean of ratios, and its interval over resamples of them.
+
+    Each ratio is held within 1 / `HELD` and `HELD` first, so that no single one decides.
+    """
+    logs = np.log(np.clip(np.nan_to_num(ratios, nan=HELD), 1 / HELD, HELD))
+    return Interval(*(math.exp(value) for value in bootstrap(logs)))
 
 
 def verdict(ours: Summary, theirs: Summary) -> str:

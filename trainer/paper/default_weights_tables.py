@@ -14,8 +14,9 @@ from trainer.paper.experiments import (
     LONG_RUN_CNN_BASELINES,
     OURS,
     SETTLING,
+    SMALL,
 )
-from trainer.paper.tables import matrix, scorecard
+from trainer.paper.tables import matrix, relative, scorecard
 
 ABOVE = 1.05
 """A run ends above its start from this ratio on: the start is one batch's loss, the end a mean over many."""
@@ -33,7 +34,11 @@ def default_weights(results: Results) -> str:
         f"### {SETTLING} against the best traditional optimizer",
         "The same network under the rule whose steps become smaller once gradients have.",
         *_judged(results, SETTLING, tasks_and_steps),
-        "### Both beside other optimizers that are not tuned",
+        f"### {SMALL} against the best traditional optimizer",
+        "A smaller network that makes the steps of the default one.",
+        *_judged(results, SMALL, tasks_and_steps),
+        relative(results, SMALL, DEFAULT, tasks_and_steps),
+        "### All beside other optimizers that are not tuned",
         matrix(results, tasks_and_steps, names, MEAN, mean),
         matrix(results, tasks_and_steps, names, "median final loss", median),
     )

@@ -42,7 +42,9 @@ DEFAULT = pretrained.DEFAULT
 """The weights of `from_pretrained()`."""
 SETTLING = f"{DEFAULT}-settling"
 """The same network under the rule whose steps become smaller."""
-OURS = (DEFAULT, SETTLING)
+SMALL = f"{DEFAULT}-small"
+"""The smaller network that makes the steps of the default one."""
+OURS = (DEFAULT, SETTLING, SMALL)
 LONG_RUN_STEPS = (2_000, 10_000)
 LONG_RUN_TASKS = (RELU, DEPTHS[2], CNNS[0])
 """Tasks run for `LONG_RUN_STEPS` too, to judge the default weights by; the base MLP's are the paper's."""

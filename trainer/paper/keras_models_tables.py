@@ -12,11 +12,14 @@ from trainer.evaluation.summary import Summary, reported, summary
 from trainer.paper.experiments import (
     ADAM_DEFAULT,
     BEYOND,
+    DEFAULT,
     KERAS_MODEL_BASELINES,
     KERAS_MODEL_LEARNED,
     KERAS_MODEL_OPTIMIZERS,
     KERAS_MODEL_RUNS,
+    SMALL,
 )
+from trainer.paper.tables import relative
 
 NEAR = 1.1
 """Up to this ratio a mean counts as near that of a tuned optimizer."""
@@ -83,6 +86,7 @@ def keras_models(results: Results, experiment: str) -> str:
             losses("ratio of the mean final training loss to tuned adam's", LEARNED, _ratio_to_adam),
             losses("median final training loss", NAMES, lambda one, name: median(one[name])),
             losses("tuned learning rate", TUNED, lambda one, name: rate(one[name])),
+            relative(results, SMALL, DEFAULT, [(block.task, block.steps) for block in found]),
             ends("validation loss at the end, mean", "validation_loss", number),
             ends("validation accuracy at the end, mean", "validation_accuracy", "{:.3f}".format),
             ends("seconds of training, mean", "seconds", "{:.1f}".format),

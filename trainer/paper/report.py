@@ -29,12 +29,10 @@ from trainer.paper import (
 from trainer.paper.claims import CLAIMS, COMPARABLE, FAILURE, UNTRAINED, check
 from trainer.paper.experiments import (
     BASE,
-    DEFAULT,
     EXPERIMENTS,
     OURS,
     PAPER,
     RNNPROP,
-    SETTLING,
     STEPS_TO_TARGET,
     STEPS_TO_TARGET_HELD_BACK,
     blocks,
@@ -74,7 +72,7 @@ SECTIONS: Mapping[str, Section] = {
     "scorecard": Section("The 22 tasks", tables.the_22_tasks),
     "replicates": Section("Three meta-training seeds", tables.replicates),
     "default-weights": Section(
-        f"{DEFAULT} and {SETTLING} on the 22 tasks and on longer runs", default_weights_tables.default_weights
+        f"{', '.join(OURS)} on the 22 tasks and on longer runs", default_weights_tables.default_weights
     ),
     "keras-models": Section(
         "Keras models by which weights are chosen",

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.evaluation.markdown import MEAN, NOT_RUN, mean, median, number, rate, table
 from trainer.evaluation.results import Results
-from trainer.evaluation.summary import Summary, summary, verdict
+from trainer.evaluation.summary import HELD, Summary, geometric_mean, ratio, summary, verdict
 from trainer.paper import experiments
 from trainer.paper.experiments import (
     ACTIVATIONS,
@@ -200,6 +200,35 @@ def all_optimizers(results: Results) -> str:
             matrix(results, STEPS.items(), names, "median final loss", median),
             matrix(results, STEPS.items(), TRADITIONAL, "tuned learning rate", rate),
         )
+    )
+
+
+def relative(results: Results, ours: str, theirs: str, tasks_and_steps: Iterable[tuple[str, int]]) -> str:
+    """The mean final losses of an optimizer as multiples of another's, by task, and their geometric mean.
+
+    Args:
+        results: the runs.
+        ours: the optimizer.
+        theirs: what it is compared with, on the same seeds.
+        tasks_and_steps: a row for each on which both were run.
+    """
+    rows, ratios = [], []
+    for task, steps in tasks_and_steps:
+        both = [summary(results, task, steps, name) for name in (ours, theirs)]
+        if both[0] is None or both[1] is None:
+            continue
+        mean, low, high = ratio(both[0], both[1])
+        runs = len(set(both[0].seeds) & set(both[1].seeds))
+        rows.append([task, f"{steps:,}", f"{mean:.3f}", f"{low:.3f}", f"{high:.3f}", str(runs)])
+        ratios.append(mean)
+    if not rows:
+        return f"{ours} beside {theirs}: {NOT_RUN}."
+    total = geometric_mean(ratios)
+    header = ["task", "steps", "ratio of the mean final losses", "95 % from", "to", "pairs of runs"]
+    return (
+        f"{ours} as a multiple of {theirs}, runs compared in pairs. Geometric mean of {len(ratios)} ratios, "
+        f"each held within 1 / {HELD} and {HELD}: {total.mean:.3f} [{total.low:.3f}, {total.high:.3f}].\n\n"
+        f"{table(header, rows)}"
     )
 
 
