@@ -191,9 +191,10 @@ def test_requirements_of_dependency_groups_are_not_the_package_s() -> None:
     """Nor twice in one: a contributor's group includes the others."""
     tables = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     groups = tables["dependency-groups"]
-    assert set(groups) == {"trainer", "docs", "dev"}
+    assert set(groups) == {"trainer", "docs", "dev", "minilm"}
     assert {"include-group": "trainer"} in groups["dev"]
     assert {"include-group": "docs"} in groups["dev"]
+    assert {"include-group": "minilm"} not in groups["dev"]  # It brings PyTorch.
     required = [line for group in groups.values() for line in group if isinstance(line, str)]
     required += tables["project"]["dependencies"]
     required += [line for extra in tables["project"]["optional-dependencies"].values() for line in extra]
