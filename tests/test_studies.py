@@ -19,6 +19,7 @@ TASK = "--tasks=digits-nn-relu-100"
 TINY_RUN = dataclasses.replace(preset("demo"), iterations=2, episode_steps=4, period=2, checkpoint_every=1)
 
 STUDIES = {
+    "architectures": [TASK, "--runs=2", "--parameters=1000", "--out=runs"],
     "averaging": ["--models=keras-friedman", "--runs=1", "--steps=20"],
     "checkpoints": [TASK, "--runs=2", "--run_dir=run"],
     "dropped_models": ["--modes=own_loop_eager", "--models=5"],
