@@ -1,4 +1,4 @@
-"""The studies run to their end, at tiny size; the rules that one of them compares are what it says."""
+"""The studies run to their end, at tiny size; what they compare and count is what they say."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rnnprop_tf.rule import RNNpropAccumulators
-from studies import minilm_package, sleep_rule
+from studies import minilm_package, moving_targets, sleep_rule
 from trainer import meta_train
 from trainer.config import preset
 
@@ -25,6 +25,7 @@ STUDIES = {
     "dropped_models": ["--modes=own_loop_eager", "--models=5"],
     "long_and_large": ["--steps=500", "--parts=long"],
     "minilm": ["--runs=1", "--steps=10", "--rates=1e-4", "--batch=2", "--length=8", "--validation=16"],
+    "moving_targets": ["--tasks=gan", "--steps=5", "--runs=1", "--optimizers=adam,rnnprop-1:0.01:averaging"],
     "settling": [f"{TASK},keras-friedman", "--runs=1", "--steps=10", "--settlings=0,2"],
     "sleep_rule": ["--problems=frequent words", "--runs=1", "--steps=5"],
     "state_dtype": [TASK, "--runs=2", "--out=state_dtype.json"],
@@ -81,3 +82,39 @@ def test_rule_of_the_study_holds_the_coordinates_that_it_says(name):
     np.testing.assert_array_equal(observation.awake, np.bool_(AWAKE[name]))
     decays = name != "all held at g = 0 (ours)"
     assert (np.asarray(new.v)[1] < 1) == decays
+
+
+def test_modes_hit_counts_gaussians_and_points_near_one():
+    samples = [*moving_targets.MODES[[0, 0, 3]], [0.0, 0.0]]
+    assert moving_targets.modes_hit(np.float32(samples)) == (2, 0.75)
+
+
+def test_discounted_rewards_stop_where_a_game_ends():
+    ended = np.array([[False, True], [False, False]])
+    sums = moving_targets.discounted(np.ones((2, 2)), ended, np.array([10.0, 20.0]))
+    gamma = moving_targets.DISCOUNT
+    np.testing.assert_allclose(sums[1], [1 + 10 * gamma, 1 + 20 * gamma])
+    np.testing.assert_allclose(sums[0], [1 + gamma + 10 * gamma**2, 1])
+
+
+def test_pole_falls_to_the_left_of_a_cart_that_is_pushed_to_the_right_and_the_game_begins_anew():
+    carts = moving_targets.CartPole(3, seed=0)
+    ended = np.zeros(3, bool)
+    step = 0
+    while not ended.any():
+        position, _, angle, _ = carts.state.T
+        ended = carts.step(np.array([True, True, False]))
+        step += 1
+    assert 7 <= step <= 12
+    assert (np.sign(angle) == [-1, -1, 1]).all()
+    assert (np.sign(position) == [1, 1, -1]).all()
+    assert (np.abs(carts.state[ended]) <= 0.05).all()
+    assert (carts.age == np.where(ended, 0, step)).all()
+
+
+def test_word_for_an_optimizer_names_weights_rate_and_arguments():
+    optimizer = moving_targets.maker("rnnprop-1:0.01:averaging")()
+    assert (float(optimizer.learning_rate), optimizer.use_averaging) == (np.float32(0.01), True)
+    assert moving_targets.maker("adam:beta_1=0.5")().beta_1 == 0.5
+    with pytest.raises(ValueError, match=r"Expected a learning rate, 'averaging' or an argument .* 'fast'"):
+        moving_targets.maker("adam:fast")
