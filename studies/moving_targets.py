@@ -4,8 +4,8 @@
 
 Small tasks, each with every optimizer of `--optimizers`; prints a Markdown table a task, means over seeds.
 
-- `gan`: two networks against each other, on a ring of 8 Gaussians in the plane. `gan-leaky`: the same with
-  leaky ReLU in place of ReLU, so that every unit has a gradient; `gan-tanh`: with tanh.
+- `gan`: two networks against each other, on a ring of 8 Gaussians in the plane. `gan-tanh`: the same with
+  tanh in place of ReLU, whose units cannot be switched off for all inputs.
 - `actor-critic`: an actor and its critic balance a pole on a cart. The data depend on the actor.
 - `contrastive`: two views of a digit are to be alike and unlike all others of the batch (SimCLR).
 - `teacher`: a student with few labels follows a teacher that is its own moving average.
@@ -466,7 +466,6 @@ class Task(NamedTuple):
 
 TASKS = {
     "gan": Task(gan, 2_000, 5),
-    "gan-leaky": Task(partial(gan, activation="leaky_relu"), 2_000, 5),
     "gan-tanh": Task(partial(gan, activation="tanh"), 2_000, 5),
     "actor-critic": Task(actor_critic, 1_000, 3),
     "contrastive": Task(contrastive, 1_000, 3),
