@@ -132,7 +132,7 @@ def modes_hit(samples: np.ndarray) -> tuple[int, float]:
 
 
 def gan(make: Make, seed: int, steps: int, activation: str = "relu") -> Measures:
-    """A GAN with the non-saturating loss, batches of 128, 5,000 parameters a network.
+    """A GAN with the non-saturating loss, batches of 128, just under 5,000 parameters a network.
 
     "Farthest" is the greatest mean distance of the points from the middle, over the first 100 steps; the ring
     is at 1. "Still" is the share of the generator's parameters without a gradient, over the last quarter.
