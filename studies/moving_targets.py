@@ -36,7 +36,15 @@ from trainer.keras_models import data
 
 FLAGS = flags.FLAGS
 
-OPTIMIZERS = ["adam:0.001", "adam:0.01", "rnnprop-1", "rnnprop-1:averaging", "rnnprop-1:0.01"]
+OPTIMIZERS = [
+    "adam:0.001",
+    "adam:0.01",
+    "rnnprop-1",
+    "rnnprop-1:averaging",
+    "rnnprop-1:0.01",
+    "rnnprop-1-small",
+    "rnnprop-1-small:0.01",
+]
 
 Make = Callable[[], keras.optimizers.Optimizer]
 Measures = dict[str, float]
