@@ -141,6 +141,7 @@ def train(way: Way, seed: int) -> dict[str, Any]:
         validation_data=validation,
         validation_batch_size=AT_ONCE,
         callbacks=[watch, *[keras.callbacks.SwapEMAWeights()] * way.averaged],
+        shuffle=False,  # The batches are.
         verbose=0,
     ).history
     state = sum(v.value.shape.num_elements() * v.value.dtype.size for v in optimizer.variables)
