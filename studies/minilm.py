@@ -220,10 +220,10 @@ def best_decayed() -> Way:
 
 
 def of_weights(weights: str) -> list[Way]:
-    """RNNprop at its own rate, at a tenth of it, and averaged."""
+    """RNNprop at fractions of its own rate, and averaged at its own."""
     rate = pretrained.load(weights).learning_rate
-    plain = Way(optimizer=weights, rate=rate)
-    return [plain, dataclasses.replace(plain, rate=rate / 10), dataclasses.replace(plain, averaged=True)]
+    plain = [Way(optimizer=weights, rate=rate * float(fraction)) for fraction in FLAGS.fractions]
+    return [*plain, Way(optimizer=weights, rate=rate, averaged=True)]
 
 
 def time_updates(ways: list[Way]) -> None:
@@ -365,6 +365,7 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("weights", [pretrained.DEFAULT], "names or folders of RNNprop weights")
+    flags.DEFINE_list("fractions", ["1", "0.1", "0.01", "0.001"], "of RNNprop's own rate")
     flags.DEFINE_list("rates", list(GRID), "AdamW's rates with a linear decay, to choose the best of")
     flags.DEFINE_integer("steps", 200, f"steps of a run, a multiple of {POINTS}", lower_bound=POINTS)
     flags.DEFINE_integer("batch", 16, "sentences of a step", lower_bound=1)
