@@ -4,6 +4,7 @@
 #   make test       the fast checks: lint, types, tests; XLA optimises less, as most programs run a few times
 #   make test-slow  the tests that take minutes, or join what the fast ones cover one by one
 #   make test-contract  the whole matrix of what Keras asks of an optimizer, for RNNprop, DMOptimizer and Adam
+#   make test-backends  the contract on JAX and PyTorch, and that all three backends agree
 #   make test-keras     Keras's own tests with RNNprop in place of SGD and Adam
 #   make lint       lint and types alone; a hook of pre-commit runs it too
 #   make docs       renders the documents into site/; a dead link fails
@@ -17,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 EXAMPLES := image_cnn text_embedding series_lstm
 
-.PHONY: demo examples test test-slow test-contract test-keras lint docs clean
+.PHONY: demo examples test test-slow test-contract test-backends test-keras lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/python -m trainer.demo
@@ -33,6 +34,23 @@ test-slow: $(STAMP)
 
 test-contract: $(STAMP)
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/contract
+
+# Each backend writes what the others compare themselves with, then all tests run.
+test-backends: $(STAMP) .venv-jax/.installed .venv-torch/.installed
+	rm -rf build/backends
+	KERAS_BACKEND=tensorflow $(BIN)/python -m tests.backends.made build/backends
+	KERAS_BACKEND=jax .venv-jax/bin/python -m tests.backends.made build/backends
+	KERAS_BACKEND=torch .venv-torch/bin/python -m tests.backends.made build/backends
+	KERAS_BACKEND=tensorflow RNNPROP_BACKENDS=build/backends $(BIN)/python -m pytest -q tests/backends
+	KERAS_BACKEND=jax RNNPROP_BACKENDS=build/backends .venv-jax/bin/python -m pytest -q tests/backends tests/contract
+	KERAS_BACKEND=torch RNNPROP_BACKENDS=build/backends .venv-torch/bin/python -m pytest -q tests/backends tests/contract
+
+# TensorFlow is not there: the package runs from the checkout, and only what it needs is installed.
+.venv-%/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --group $*
+	touch $@
 
 test-keras: $(STAMP)
 	$(BIN)/python -m tests.keras_suite
@@ -56,5 +74,5 @@ $(STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-jax .venv-torch site .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find rnnprop_tf trainer tests examples benchmarks studies -name __pycache__ -prune -exec rm -rf {} +

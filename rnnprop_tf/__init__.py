@@ -4,7 +4,7 @@ from rnnprop_tf import environment
 
 environment.warn_of_untested_versions()  # Before the imports that another version may break.
 
-from rnnprop_tf.averaging import recalibrate_batch_norm
+from rnnprop_tf.batch_norm import recalibrate_batch_norm
 from rnnprop_tf.callbacks import OptimizerMonitor, update_statistics
 from rnnprop_tf.loss_scale import LossScaleOptimizer
 from rnnprop_tf.optimizer import DMOptimizer, RNNprop

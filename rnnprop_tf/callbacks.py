@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
-import tensorflow as tf
+from keras import ops
 
-from rnnprop_tf import compute
+from rnnprop_tf import layout
+from rnnprop_tf.learned import LearnedOptimizer
 from rnnprop_tf.network import Network, Tensor
-from rnnprop_tf.optimizer import LearnedOptimizer
 from rnnprop_tf.rule import Rule, RuleState
 
 SATURATED = 0.99
@@ -78,23 +79,23 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
 
 def _statistics(rule: Rule, network: Network, slots: RuleState, step: int, rate: float) -> UpdateStatistics:
     # Eager, a variable at a time: nothing to trace, and no more memory than a fraction of one's state.
-    state = tf.nest.map_structure(_value, slots)
-    size = state.lstm[-1].h[0].shape.num_elements()
-    state = compute.flat(state, size)
+    state = layout.mapped(_value, slots)
+    size = math.prod(state.lstm[-1].h.shape[1:])
+    state = layout.flat(state, size)
     direction = rule.last_direction(network, state, step)
     m_tilde = rule.m_tilde(state.accumulators, step)
-    touched = tf.cast(rule.touched(state), "float32")
-    count = tf.reduce_sum(touched)
+    touched = ops.cast(rule.touched(state), "float32")
+    count = ops.sum(touched)
 
     def mean(values: Tensor) -> Tensor:
-        return tf.math.divide_no_nan(tf.reduce_sum(touched * values), count)
+        return ops.divide_no_nan(ops.sum(touched * values), count)
 
-    saturated = mean(tf.cast(tf.abs(direction) > SATURATED, "float32"))
+    saturated = mean(ops.cast(ops.abs(direction) > SATURATED, "float32"))
     return UpdateStatistics(
-        update_rms=float(rate * tf.sqrt(mean(direction**2))),
-        m_tilde_rms=None if m_tilde is None else float(tf.sqrt(mean(m_tilde**2))),
+        update_rms=float(rate * ops.sqrt(mean(direction**2))),
+        m_tilde_rms=None if m_tilde is None else float(ops.sqrt(mean(m_tilde**2))),
         saturated=float(saturated) if rule.bounded else None,
-        untouched=float(tf.reduce_sum(1.0 - touched) / max(size, 1)),
+        untouched=float(ops.sum(1.0 - touched) / max(size, 1)),
     )
 
 
@@ -110,7 +111,19 @@ def _last_learning_rate(optimizer: LearnedOptimizer) -> float:
 
 def _value(variable: Any) -> Tensor:
     """The variable as a tensor; where each replica has a copy, the first."""
-    return tf.convert_to_tensor(variable)
+    return ops.convert_to_tensor(variable)
+
+
+def _summary() -> Any:
+    """What writes TensorBoard's files; Keras's own `TensorBoard` needs it on every backend too."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError(
+            "`OptimizerMonitor` writes TensorBoard's files with TensorFlow, which is not installed: "
+            "`pip install tensorflow`. `rnnprop_tf.update_statistics` gives the same numbers without it."
+        ) from error
+    return tf.summary
 
 
 class OptimizerMonitor(keras.callbacks.Callback):
@@ -139,6 +152,7 @@ class OptimizerMonitor(keras.callbacks.Callback):
             reaches them. Defaults to `"epoch"`.
 
     Raises:
+        ImportError: If TensorFlow is not installed.
         ValueError: If `update_freq` is none of these; when training begins, if the model's optimizer is not
             ours.
 
@@ -158,7 +172,8 @@ class OptimizerMonitor(keras.callbacks.Callback):
             )
         self.log_dir = os.fspath(log_dir)
         self.update_freq = 1 if update_freq == "batch" else update_freq
-        self._writer: tf.summary.SummaryWriter | None = None
+        self._summary = _summary()
+        self._writer: Any = None
         self._batches = 0
         self._last_batch = -1
 
@@ -171,7 +186,7 @@ class OptimizerMonitor(keras.callbacks.Callback):
                 f"{self.model.optimizer!r}"
             )
         self._batches = 0
-        self._writer = tf.summary.create_file_writer(os.path.join(self.log_dir, "optimizer"))
+        self._writer = self._summary.create_file_writer(os.path.join(self.log_dir, "optimizer"))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Batches count from 0 again."""
@@ -202,11 +217,11 @@ class OptimizerMonitor(keras.callbacks.Callback):
         with self._writer.as_default():
             for optimizer in _learned(self.model.optimizer):
                 step = int(_value(optimizer.iterations))
-                tf.summary.scalar("skipped_steps", int(_value(optimizer.skipped_steps)), step)
+                self._summary.scalar("skipped_steps", int(_value(optimizer.skipped_steps)), step)
                 for variable, statistics in update_statistics(optimizer).items():
                     for name, value in statistics._asdict().items():
                         if value is not None:
-                            tf.summary.scalar(f"{name}/{variable}", value, step)
+                            self._summary.scalar(f"{name}/{variable}", value, step)
 
 
 def _learned(optimizer: Any) -> Iterator[LearnedOptimizer]:

@@ -29,6 +29,8 @@ import tensorflow as tf
 from keras import ops
 from tensorflow.python.eager import context
 
+from rnnprop_tf import layout
+from rnnprop_tf.layout import flat, reshape
 from rnnprop_tf.network import LSTMState, Network, Tensor, architecture_of
 from rnnprop_tf.rows import Rows, gather, scatter
 from rnnprop_tf.rule import Observation, Rule, RuleState
@@ -165,17 +167,7 @@ def update_rows(
 
 def groups(sizes: Sequence[int]) -> list[list[int]]:
     """The variables that share a program, from their numbers of coordinates; indices in rising order."""
-    result: list[list[int]] = []
-    shared: list[int] = []
-    for i, size in enumerate(sizes):
-        if size > PAGES[-1]:
-            result.append([i])
-        elif shared and sum(sizes[j] for j in shared) + size <= PAGES[-1]:
-            shared.append(i)
-        else:
-            shared = [i]
-            result.append(shared)
-    return result
+    return layout.groups(sizes, PAGES[-1])
 
 
 def chunk_of(network: Network) -> int:
@@ -244,14 +236,14 @@ def _update_joined(
     """Several variables as if they were one."""
     sizes = [gradient.shape.num_elements() for gradient in gradients]
     states = [flat(slot, size) for slot, size in zip(slots, sizes, strict=True)]
-    parts = [_reshape(g, [size]) for g, size in zip(gradients, sizes, strict=True)]
+    parts = [reshape(g, [size]) for g, size in zip(gradients, sizes, strict=True)]
     direction, state = _padded(rule, network, states, parts, taken, step, jit_compile)
     by_slot = zip(*map(tf.nest.flatten, slots), strict=True)
     for variables, value in zip(by_slot, tf.nest.flatten(state), strict=True):
         for variable, part in zip(variables, tf.split(value, sizes, axis=-1), strict=True):
-            variable.assign(_reshape(part, variable.shape))
+            variable.assign(reshape(part, variable.shape))
     directions = tf.split(direction, sizes)
-    return [_reshape(d, gradient.shape) for d, gradient in zip(directions, gradients, strict=True)]
+    return [reshape(d, gradient.shape) for d, gradient in zip(directions, gradients, strict=True)]
 
 
 def _padded(
@@ -431,23 +423,6 @@ def _slice(tensor: Tensor, start: Tensor, size: int) -> Tensor:
 def _write(tensor: Tensor, part: Tensor, start: Tensor) -> Tensor:
     """The inverse of `_slice`."""
     return ops.slice_update(tensor, [0] * (len(tensor.shape) - 1) + [start], part)
-
-
-def flat(state: RuleState, size: int) -> RuleState:
-    """The same state with its N coordinates in one axis, as rules want it.
-
-    Args:
-        state: accumulators of the variable's shape, h and c of shape [H, *shape].
-        size: N.
-    """
-    accumulators = tf.nest.map_structure(lambda tensor: _reshape(tensor, [size]), state.accumulators)
-    lstm = tf.nest.map_structure(lambda tensor: _reshape(tensor, [tensor.shape[0], size]), state.lstm)
-    return RuleState(accumulators, lstm)
-
-
-def _reshape(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """`tf.reshape`, where there is something to reshape: hundreds of biases' slots take time to trace."""
-    return tensor if list(tensor.shape) == list(shape) else tf.reshape(tensor, shape)
 
 
 def temporary_bytes(sizes: Sequence[int], rule: Rule, network: Network) -> int:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import warnings
 
 import keras
-import tensorflow as tf
 
-TESTED = {"tensorflow": ("2.21", "2.22"), "keras": ("3.15", "3.16")}
-"""Versions that the tests ran with: from the first on, before the second. `pyproject.toml` has the same."""
+TESTED = {
+    "keras": ("3.15", "3.16"),
+    "tensorflow": ("2.21", "2.22"),
+    "jax": ("0.10", "0.11"),
+    "torch": ("2.14", "2.15"),
+}
+"""Versions that the tests ran with: from the first on, before the second. `pyproject.toml` has the same for
+Keras and TensorFlow. Besides Keras these are the backends that a learned optimizer can run on."""
 
 
 def warn_of_untested_versions() -> None:
-    """Warns, in a sentence a package, if TensorFlow or Keras is of a version that was not tested."""
-    for package, version in {"tensorflow": tf.__version__, "keras": keras.__version__}.items():
+    """Warns, in a sentence a package, if Keras or its backend is of a version that was not tested."""
+    # Keras has imported its backend.
+    for package in ("keras", keras.backend.backend()):
+        if package not in TESTED:  # The constructor refuses it.
+            continue
+        version = sys.modules[package].__version__
         first, end = TESTED[package]
         if not _numbers(first) <= _numbers(version) < _numbers(end):
             warnings.warn(
@@ -29,12 +39,13 @@ def check() -> None:
     """Refuses what no learned optimizer can work with.
 
     Raises:
-        RuntimeError: If Keras runs on another backend than TensorFlow, or `tf.keras` is Keras 2.
+        RuntimeError: If Keras runs on another backend than TensorFlow, JAX or PyTorch, or `tf.keras` is
+            Keras 2.
     """
-    if (backend := keras.backend.backend()) != "tensorflow":
+    if (backend := keras.backend.backend()) not in TESTED:
         raise RuntimeError(
-            "RNNprop needs Keras on the TensorFlow backend. Set the environment variable "
-            f"KERAS_BACKEND=tensorflow before Keras is imported. Received: the backend {backend!r}"
+            "RNNprop needs Keras on TensorFlow, JAX or PyTorch. Set the environment variable KERAS_BACKEND "
+            f"to 'tensorflow', 'jax' or 'torch' before Keras is imported. Received: the backend {backend!r}"
         )
     # The values that TensorFlow takes for yes.
     if (legacy := os.environ.get("TF_USE_LEGACY_KERAS")) in ("true", "True", "1"):

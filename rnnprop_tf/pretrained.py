@@ -37,10 +37,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import safetensors
 import safetensors.numpy
-import tensorflow as tf
 from keras import ops
 
-from rnnprop_tf import hub
+from rnnprop_tf import files, hub
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, SettlingRule, checked
@@ -189,7 +188,7 @@ def save(
     model = _model_bytes(folder, network)
     config = _config_bytes(folder, network, rule, learning_rate, provenance, model)
     with _writing(folder):
-        tf.io.gfile.makedirs(folder)
+        files.system(folder).makedirs(folder)
         _finish_interrupted_save(folder)
         _write(folder, CONFIG_FILE + NEXT, config)
         _write(folder, MODEL_FILE + NEXT, model)
@@ -209,7 +208,7 @@ def _find(name_or_path: str | os.PathLike[str]) -> str:
     if folder.startswith(hub.PREFIX):
         return hub.fetch(folder, {CONFIG_FILE: MAX_CONFIG_BYTES, MODEL_FILE: MAX_MODEL_BYTES})
     with _reading(folder):
-        if folder and tf.io.gfile.isdir(folder):
+        if folder and files.system(folder).isdir(folder):
             return folder
     where = ""
     if folder in CONTROLS:
@@ -408,14 +407,14 @@ def _canonical(value: Any) -> bytes:
 
 
 def _join(folder: str, name: str) -> str:
-    return tf.io.gfile.join(folder, name)
+    return files.system(folder).join(folder, name)
 
 
 @contextmanager
 def _reading(path: str) -> Iterator[None]:
     try:
         yield
-    except (tf.errors.OpError, OSError) as error:
+    except files.error_types() as error:
         _refuse(path, "a readable file or folder", str(error))
 
 
@@ -423,7 +422,7 @@ def _reading(path: str) -> Iterator[None]:
 def _writing(folder: str) -> Iterator[None]:
     try:
         yield
-    except (tf.errors.OpError, OSError) as error:
+    except files.error_types() as error:
         raise OSError(
             f"Cannot write weights to {folder}. Expected a folder that can be created and written, with "
             f"space left. Received: {error}. What was there before is whole: make room or choose another "
@@ -433,14 +432,14 @@ def _writing(folder: str) -> Iterator[None]:
 
 def _size(path: str) -> int:
     with _reading(path):
-        return tf.io.gfile.stat(path).length
+        return files.system(path).stat(path).length
 
 
 def _read_file(path: str, limit: int) -> bytes:
     # Devices and pipes, which could be read for ever, have size 0.
     if not 0 < _size(path) <= limit:
         _refuse(path, f"1 to {limit} bytes", f"{_size(path)} bytes")
-    with _reading(path), tf.io.gfile.GFile(path, "rb") as file:
+    with _reading(path), files.system(path).GFile(path, "rb") as file:
         return file.read(limit)
 
 
@@ -450,7 +449,7 @@ def _read_model(path: str, data_bytes: int) -> bytes:
     if not 8 < size - data_bytes <= 8 + MAX_HEADER_BYTES:
         expected = f"a header and {data_bytes} bytes of weights, as the architecture implies"
         _refuse(path, expected, f"{size} bytes")
-    with _reading(path), tf.io.gfile.GFile(path, "rb") as file:
+    with _reading(path), files.system(path).GFile(path, "rb") as file:
         start = file.read(8)
         expected_size = 8 + int.from_bytes(start, "little") + data_bytes
         if size != expected_size:
@@ -460,14 +459,14 @@ def _read_model(path: str, data_bytes: int) -> bytes:
 
 def _write(folder: str, name: str, content: bytes) -> None:
     path = _join(folder, name)
-    with tf.io.gfile.GFile(path, "wb") as file:
+    with files.system(path).GFile(path, "wb") as file:
         file.write(content)
     _sync(path)
     _sync(folder)
 
 
 def _put_in_place(folder: str, name: str) -> None:
-    tf.io.gfile.rename(_join(folder, name + NEXT), _join(folder, name), overwrite=True)
+    files.system(folder).rename(_join(folder, name + NEXT), _join(folder, name), overwrite=True)
     _sync(folder)
 
 

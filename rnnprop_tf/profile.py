@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
-from rnnprop_tf import compute
-from rnnprop_tf.optimizer import LearnedOptimizer, RNNprop
+from rnnprop_tf import backends
+from rnnprop_tf.learned import LearnedOptimizer
+from rnnprop_tf.optimizer import RNNprop
 
 MIB = 2**20
 
@@ -58,7 +59,7 @@ def profile(
     sizes = [int(np.prod(variable.shape)) for variable in model.trainable_variables]
     fresh = type(ours).from_config(ours.get_config())
     costs = (
-        _measure(fresh, model, compute.temporary_bytes(sizes, ours.rule, ours.network), updates),
+        _measure(fresh, model, backends.temporary_bytes(sizes, ours.rule, ours.network), updates),
         _measure(keras.optimizers.Adam(name="adam"), model, 0, updates),
     )
     print(_table(sum(sizes), len(sizes), costs))
@@ -66,26 +67,20 @@ def profile(
 
 
 def _measure(optimizer: keras.optimizers.Optimizer, model: keras.Model, temporary: int, updates: int) -> Cost:
-    variables = [keras.Variable(tf.zeros(v.shape), dtype=v.dtype) for v in model.trainable_variables]
-    gradients = [tf.cast(tf.random.normal(v.shape), v.dtype) for v in variables]
-    # Compiled on a GPU only, as `fit` does by default.
-    compiled = bool(tf.config.list_logical_devices("GPU"))
-    step = tf.function(lambda: optimizer.apply(gradients, variables), jit_compile=compiled, autograph=False)
+    variables = [keras.Variable(ops.zeros(v.shape), dtype=v.dtype) for v in model.trainable_variables]
+    gradients = [keras.random.normal(v.shape, dtype=v.dtype, seed=0) for v in variables]
     optimizer.build(variables)
-    milliseconds = 1e3 * _median_seconds(step, variables, updates)
-    state = sum(v.value.shape.num_elements() * v.value.dtype.size for v in optimizer.variables)
-    return Cost(optimizer.name, state, temporary, milliseconds)
+    step = backends.repeated_step(optimizer, gradients, variables)
 
-
-def _median_seconds(step: Callable, variables: list[keras.Variable], repeats: int) -> float:
     def seconds() -> float:
         start = time.perf_counter()
         step()
-        variables[-1].numpy()  # Waits for the device.
         return time.perf_counter() - start
 
     seconds()  # Traces and compiles.
-    return float(np.median([seconds() for _ in range(repeats)]))
+    milliseconds = 1e3 * float(np.median([seconds() for _ in range(updates)]))
+    state = sum(math.prod(v.shape) * ops.convert_to_numpy(v).itemsize for v in optimizer.variables)
+    return Cost(optimizer.name, state, temporary, milliseconds)
 
 
 def _table(parameters: int, variables: int, costs: tuple[Cost, Cost]) -> str:

@@ -18,22 +18,36 @@ ALLOWED = {
     "rnnprop_tf.hub": "huggingface_hub",
     "rnnprop_tf.network": "keras numpy",
     "rnnprop_tf.rule": "keras numpy rnnprop_tf.network",
-    "rnnprop_tf.pretrained": "keras numpy safetensors tensorflow rnnprop_tf.hub rnnprop_tf.network"
+    "rnnprop_tf.files": "keras tensorflow",
+    "rnnprop_tf.pretrained": "keras numpy safetensors rnnprop_tf.files rnnprop_tf.hub rnnprop_tf.network"
     " rnnprop_tf.rule",
     "rnnprop_tf.network_config": "numpy rnnprop_tf.network rnnprop_tf.pretrained",
-    "rnnprop_tf.environment": "keras tensorflow",
+    "rnnprop_tf.environment": "keras",
+    "rnnprop_tf.layout": "keras rnnprop_tf.network rnnprop_tf.rule",
     "rnnprop_tf.rows": "tensorflow rnnprop_tf.network",
-    "rnnprop_tf.compute": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rows rnnprop_tf.rule",
-    "rnnprop_tf.averaging": "keras numpy tensorflow rnnprop_tf.network",
-    "rnnprop_tf.optimizer": "keras numpy tensorflow rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained"
-    " rnnprop_tf.network_config rnnprop_tf.environment rnnprop_tf.rows rnnprop_tf.compute"
-    " rnnprop_tf.averaging",
+    "rnnprop_tf.compute": "keras numpy tensorflow rnnprop_tf.layout rnnprop_tf.network rnnprop_tf.rows"
+    " rnnprop_tf.rule",
+    "rnnprop_tf.averaging": "keras rnnprop_tf.network",
+    # The common class knows no backend; each backend's module knows one.
+    "rnnprop_tf.learned": "keras numpy rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained"
+    " rnnprop_tf.network_config rnnprop_tf.environment rnnprop_tf.averaging",
+    "rnnprop_tf.backends.tensorflow": "keras tensorflow rnnprop_tf.averaging rnnprop_tf.compute"
+    " rnnprop_tf.layout rnnprop_tf.learned rnnprop_tf.network rnnprop_tf.rows rnnprop_tf.rule",
+    "rnnprop_tf.backends.jax": "jax keras rnnprop_tf.layout rnnprop_tf.learned rnnprop_tf.network"
+    " rnnprop_tf.rule",
+    "rnnprop_tf.backends.torch": "keras torch rnnprop_tf.layout rnnprop_tf.learned rnnprop_tf.network"
+    " rnnprop_tf.rule",
+    "rnnprop_tf.backends": "keras rnnprop_tf.environment rnnprop_tf.backends.tensorflow"
+    " rnnprop_tf.backends.jax rnnprop_tf.backends.torch",
+    "rnnprop_tf.batch_norm": "keras numpy rnnprop_tf.backends",
+    "rnnprop_tf.optimizer": "keras rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained"
+    " rnnprop_tf.backends rnnprop_tf.learned",
     "rnnprop_tf.loss_scale": "keras",
-    "rnnprop_tf.profile": "keras numpy tensorflow rnnprop_tf.compute rnnprop_tf.optimizer",
-    "rnnprop_tf.callbacks": "keras tensorflow rnnprop_tf.compute rnnprop_tf.network rnnprop_tf.rule"
-    " rnnprop_tf.optimizer",
+    "rnnprop_tf.profile": "keras numpy rnnprop_tf.backends rnnprop_tf.learned rnnprop_tf.optimizer",
+    "rnnprop_tf.callbacks": "keras tensorflow rnnprop_tf.layout rnnprop_tf.learned rnnprop_tf.network"
+    " rnnprop_tf.rule",
     "rnnprop_tf": "rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained rnnprop_tf.optimizer"
-    " rnnprop_tf.environment rnnprop_tf.averaging rnnprop_tf.loss_scale rnnprop_tf.profile"
+    " rnnprop_tf.environment rnnprop_tf.batch_norm rnnprop_tf.loss_scale rnnprop_tf.profile"
     " rnnprop_tf.callbacks",
     # Problems and their data: no rule in sight.
     "trainer": "",
@@ -190,8 +204,11 @@ def test_table_keeps_the_layout_s_promises() -> None:
         rows = [row for module, row in ALLOWED.items() if f"{module}.".startswith(f"{prefix}.")]
         return {name.split(".")[0] for row in rows for name in row.split()}
 
-    needed = {"rnnprop_tf", "keras", "numpy", "safetensors", "tensorflow"}
+    needed = {"rnnprop_tf", "keras", "numpy", "safetensors", "tensorflow", "jax", "torch"}
     assert allowed_to("rnnprop_tf") == needed | {"huggingface_hub"}  # The hub's package is an extra.
+    for package in ("tensorflow", "jax", "torch"):
+        assert package not in allowed_to("rnnprop_tf.learned")
+    assert not {"jax", "torch"} & allowed_to("trainer")
     assert "rnnprop_tf" not in allowed_to("trainer.problems")
     makes_runs = {
         f"trainer.evaluation.{name}"

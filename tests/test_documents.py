@@ -224,7 +224,7 @@ def test_private_parts_of_keras_are_there():
     names = re.findall(r"`(_\w+)`", text)
     assert len(names) > 5
     optimizer = keras.optimizers.Adam()
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rnnprop_tf").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "rnnprop_tf").rglob("*.py"))
     for name in names:
         assert hasattr(optimizer, name), name
         assert name in source, name

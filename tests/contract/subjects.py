@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from backend import numpy, tensor, traced
 
 from rnnprop_tf import DMOptimizer, RNNprop
 from rnnprop_tf.network import Architecture, Network, from_tensors, initial_weights, to_tensors
@@ -46,9 +46,9 @@ class Subject(NamedTuple):
 
 
 @functools.cache
-def traced(rule: Rule) -> Callable[..., Any]:
-    """`rule.update`, traced once for each number of coordinates, as its operations one by one take longer."""
-    return tf.function(functools.partial(rule.update, NETWORK), autograph=False)
+def update(rule: Rule) -> Callable[..., Any]:
+    """`rule.update`, traced once for each number of coordinates."""
+    return traced(functools.partial(rule.update, keras.tree.map_structure(tensor, NETWORK)))
 
 
 def learned_direction(rule: Rule) -> Callable[[int], Direction]:
@@ -57,9 +57,9 @@ def learned_direction(rule: Rule) -> Callable[[int], Direction]:
 
         def direction(gradient: np.ndarray, step: int) -> np.ndarray:
             nonlocal state
-            flat = tf.constant(gradient.ravel(), "float32")
-            result, state = traced(rule)(state, flat, tf.constant(float(step)))
-            return result.numpy().reshape(gradient.shape)
+            flat = tensor(gradient.ravel(), "float32")
+            result, state = update(rule)(state, flat, tensor(float(step), "float32"))
+            return numpy(result).reshape(gradient.shape)
 
         return direction
 

@@ -6,15 +6,14 @@ import pickle
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from backend import COMPILED, JIT, gradients_of, only_on_tensorflow, slow, tensor
+from keras import ops
 from subjects import RATE, Expected, Subject, assert_same, for_each_average, for_each_subject
 
 X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in (0, 8, 16)]
 FIT = {"batch_size": 8, "shuffle": False, "verbose": 0}
-slow = pytest.mark.slow
-JIT = pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=slow)], ids=["graph", "jit"])
 
 
 def make_model():
@@ -36,10 +35,11 @@ def loop(subject: Subject, model, batches, rates=None, scale=1.0, accumulate=1, 
     expected = Expected(subject, [w.numpy() for w in weights])
     waiting = []
     for i, (x, y) in enumerate(batches):
-        with tf.GradientTape() as tape:
-            loss = scale * tf.reduce_mean((tf.cast(model(x, training=True), "float32") - y) ** 2)
-        gradients = tape.gradient(loss, weights)
-        waiting.append([tf.convert_to_tensor(g).numpy() / scale for g in gradients])
+
+        def loss(model, x=x, y=y, scale=scale):
+            return scale * ops.mean((ops.cast(model(tensor(x), training=True), "float32") - tensor(y)) ** 2)
+
+        waiting.append([gradient / scale for gradient in gradients_of(model, loss)])
         if not all(np.isfinite(g).all() for g in waiting[-1]):
             waiting.pop()
             scale /= 2.0
@@ -51,16 +51,6 @@ def loop(subject: Subject, model, batches, rates=None, scale=1.0, accumulate=1, 
         for weight, value in zip(weights, expected.values, strict=True):
             weight.assign(value)
     return expected
-
-
-COMPILED = {
-    "eager": {"run_eagerly": True},
-    "graph": {"jit_compile": False},
-    "jit": {"jit_compile": True},
-    "auto": {"jit_compile": "auto"},
-    "two steps an execution": {"steps_per_execution": 2, "jit_compile": False},
-    "two steps an execution, jit": {"steps_per_execution": 2, "jit_compile": True},
-}
 
 
 @for_each_subject()
@@ -76,7 +66,7 @@ def test_fit_is_a_loop_with_the_rule(subject, arguments):
     model.compile(subject.make(), "mse", **arguments)
     model.fit(X, Y, epochs=2, **FIT)
     loop(subject, make_model(), 2 * BATCHES).check(model.trainable_variables)
-    assert model.optimizer.iterations.numpy() == 6
+    assert int(model.optimizer.iterations) == 6
 
 
 @for_each_subject()
@@ -107,15 +97,18 @@ def test_layers_with_sparse_gradients_and_with_moving_statistics(subject, jit_co
         np.testing.assert_allclose(ours.numpy(), expected.numpy(), rtol=1e-3, atol=1e-3)
 
 
+@only_on_tensorflow("datasets of unknown length that fail within a step")
 @for_each_subject(adam_fails="Keras's Adam decays the weights and counts once more at the end of an epoch")
 def test_the_end_of_data_of_unknown_length_is_not_a_step(subject):
+    import tensorflow as tf
+
     data = tf.data.Dataset.from_tensor_slices((X, Y)).filter(lambda *_: True).batch(8)
     assert data.cardinality() == tf.data.UNKNOWN_CARDINALITY
     model = make_model()
     model.compile(subject.make(weight_decay=0.5), "mse", jit_compile=False)
     model.fit(data, epochs=2, verbose=0)
     loop(subject, make_model(), 2 * BATCHES, decay=[0.5] * 4).check(model.trainable_variables)
-    assert model.optimizer.iterations.numpy() == 6
+    assert int(model.optimizer.iterations) == 6
 
 
 # Precision
@@ -158,7 +151,7 @@ def test_a_loss_scale_that_is_too_large_is_found_and_costs_no_step(subject, dtyp
     expected.check(model.trainable_variables, 5e-3)
     skipped = 22 - np.log2(optimizer.dynamic_scale.numpy())
     assert skipped > 3
-    assert optimizer.iterations.numpy() == expected.steps == 24 - skipped
+    assert int(optimizer.iterations) == expected.steps == 24 - skipped
 
 
 # Arguments and callbacks
@@ -171,7 +164,7 @@ def test_accumulation_goes_on_from_epoch_to_epoch(subject, jit_compile):
     model.compile(subject.make(gradient_accumulation_steps=2), "mse", jit_compile=jit_compile)
     model.fit(X, Y, epochs=2, **FIT)
     loop(subject, make_model(), 2 * BATCHES, accumulate=2).check(model.trainable_variables)
-    assert model.optimizer.iterations.numpy() == 3
+    assert int(model.optimizer.iterations) == 3
 
 
 def averaged(subject, average, epochs):

@@ -12,7 +12,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from backend import BACKEND, only_on_tensorflow, slow
 from subjects import SUBJECTS, assert_same, for_each_average, for_each_subject
 
 import rnnprop_tf
@@ -20,7 +20,6 @@ import rnnprop_tf
 X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
 FIT = {"batch_size": 8, "shuffle": False, "verbose": 0}
-slow = pytest.mark.slow
 
 
 def make_model(optimizer, policy="float32", jit_compile=False):
@@ -74,6 +73,9 @@ VARIANTS = {
     "averaging, jit": ({"use_averaging": True}, {"jit_compile": True}),
     "all": (AVERAGE | {"gradient_accumulation_steps": 2, "clipvalue": 1.0}, {"policy": "mixed_float16"}),
 }
+
+if BACKEND == "torch":  # Its compiler takes a minute for a model.
+    VARIANTS = {name: variant for name, variant in VARIANTS.items() if "jit" not in name}
 
 QUICK = ["all", "averaging"]
 
@@ -166,9 +168,12 @@ def test_backup_and_restore_after_a_kill(subject, tmp_path, request):
 # TensorFlow's own formats
 
 
+@only_on_tensorflow("checkpoints of its own")
 @for_each_subject()
 @pytest.mark.parametrize("build_first", [True, False])
 def test_a_tensorflow_checkpoint_restores_all_state(subject, build_first, tmp_path):
+    import tensorflow as tf
+
     gradient, variable = tf.constant([1.0, -2.0]), tf.Variable([1.0, 2.0])
     optimizer = subject.make(use_ema=True)
     optimizer.apply([gradient], [variable])
@@ -185,8 +190,11 @@ def test_a_tensorflow_checkpoint_restores_all_state(subject, build_first, tmp_pa
     np.testing.assert_array_equal(other_variable.numpy(), variable.numpy())
 
 
+@only_on_tensorflow("SavedModel")
 @for_each_subject()
 def test_a_saved_model_holds_the_model_and_the_state(subject, tmp_path):
+    import tensorflow as tf
+
     model = make_model(subject.make())
     model.fit(X, Y, **FIT)
     model.export(tmp_path / "exported", verbose=False)
@@ -240,6 +248,7 @@ REPLICAS = """
 
 
 @slow
+@only_on_tensorflow("MirroredStrategy")
 @for_each_average()
 def test_what_one_replica_saved_goes_on_with_two_and_back(subject, average, tmp_path):
     name = next(name for name in SUBJECTS if SUBJECTS[name] is subject)

@@ -1,0 +1,104 @@
+"""Each backend of Keras makes the steps that the others make, and goes on with their model files.
+
+`make test-backends` has each backend write its part, then runs this on each.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+if "RNNPROP_BACKENDS" not in os.environ:
+    pytest.skip("needs what other backends wrote: `make test-backends`", allow_module_level=True)
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from made import BACKEND, FIT, VARIANTS, X, Y, values
+
+import rnnprop_tf
+
+FOLDER = Path(os.environ["RNNPROP_BACKENDS"])
+OTHERS = sorted({"tensorflow", "jax", "torch"} - {BACKEND})
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="others are compared with TensorFlow's")
+@pytest.mark.parametrize("name", rnnprop_tf.list_pretrained())
+def test_steps_are_those_on_tensorflow(name):
+    ours, expected = (np.load(FOLDER / backend / f"steps-{name}.npy") for backend in (BACKEND, "tensorflow"))
+    rms = np.sqrt(np.mean(expected**2, axis=1))
+    errors = np.abs(ours - expected).max(axis=1)
+    assert rms.min() > 1e-5
+    assert (errors / rms).max() < 1e-5
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_model_file_of_another_backend_goes_on(variant, backend):
+    model = keras.models.load_model(FOLDER / backend / f"{variant}.keras")
+    saved = np.load(FOLDER / backend / f"{variant}-saved.npz")
+    for found, expected in zip(values(model), saved.values(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    model.fit(X, Y, epochs=2, **FIT)
+    after = np.load(FOLDER / backend / f"{variant}-after.npz")
+    precision = 2e-2 if variant == "bfloat16" else 1e-4
+    for found, expected in zip(values(model), after.values(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=precision, atol=precision)
+
+
+not_on_tensorflow = pytest.mark.skipif(BACKEND == "tensorflow", reason="of the other backends")
+
+
+@not_on_tensorflow
+def test_tensorflow_is_not_imported():
+    assert "tensorflow" not in sys.modules
+
+
+@not_on_tensorflow
+def test_weights_are_saved_and_loaded_without_tensorflow(tmp_path):
+    folder = str(tmp_path / "weights")
+    for rate in (0.2, 0.05):  # The second one replaces the first.
+        rnnprop_tf.RNNprop().save_pretrained(folder, learning_rate=rate)
+    assert float(rnnprop_tf.RNNprop.from_pretrained(folder).learning_rate) == pytest.approx(0.05)
+
+
+@not_on_tensorflow
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
+def test_what_needs_tensorflow_says_so(tmp_path):
+    with pytest.raises(ValueError, match="expected a local folder, or `pip install tensorflow`"):
+        rnnprop_tf.RNNprop.from_pretrained("gs://bucket/weights")
+    with pytest.raises(OSError, match="expected a local folder, or `pip install tensorflow`"):
+        rnnprop_tf.RNNprop().save_pretrained("gs://bucket/weights")
+    with pytest.raises(ImportError, match=r"`rnnprop_tf\.update_statistics` gives the same numbers"):
+        rnnprop_tf.OptimizerMonitor()
+
+
+def test_statistics_averages_and_costs_are_there_on_each_backend():
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.compile(rnnprop_tf.RNNprop(use_averaging=True), "mse")
+    model.fit(X, Y, **FIT)
+    statistics = rnnprop_tf.update_statistics(model.optimizer)
+    assert len(statistics) == 6
+    assert all(0.0 < s.update_rms <= 0.1 and s.untouched == 0.0 for s in statistics.values())
+    hidden, norm = model.layers[:2]
+    rnnprop_tf.recalibrate_batch_norm(model, [(X, Y)])
+    expected = X @ keras.ops.convert_to_numpy(hidden.kernel) + keras.ops.convert_to_numpy(hidden.bias)
+    found = keras.ops.convert_to_numpy(norm.moving_mean)
+    np.testing.assert_allclose(found, expected.mean(axis=0), rtol=1e-4, atol=1e-5)
+    ours, adam = rnnprop_tf.profile(model, updates=2)
+    assert ours.state_bytes > 20 * adam.state_bytes
+    assert ours.milliseconds > 0.0
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="only JAX lays variables out over devices")
+def test_a_layout_over_devices_is_refused():
+    mesh = keras.distribution.DeviceMesh((1, 1), ["batch", "model"], keras.distribution.list_devices()[:1])
+    layout = keras.distribution.LayoutMap(mesh)
+    distribution = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+    with distribution.scope(), pytest.raises(ValueError, match=r"DataParallel.*Received: ModelParallel"):
+        rnnprop_tf.RNNprop()
