@@ -118,7 +118,8 @@ class BackendOptimizer(LearnedOptimizer):
 
     def _are_usable(self, gradients: Sequence[Tensor | Rows]) -> Tensor:
         values = [_values(gradient) for gradient in gradients]
-        # A finite sum of all squares tells it in one pass over each gradient, a third of the exact test's time.
+        # A finite sum of all squares tells it in one pass over each gradient, a third of the exact
+        # test's time.
         total = tf.add_n([tf.nn.l2_loss(value) for value in values])
         exact = super()._are_usable
         return tf.cond(total < OVERFLOWING, lambda: tf.constant(True), lambda: exact(values))
