@@ -42,8 +42,10 @@ test-backends: $(STAMP) .venv-jax/.installed .venv-torch/.installed
 	KERAS_BACKEND=jax .venv-jax/bin/python -m tests.backends.made build/backends
 	KERAS_BACKEND=torch .venv-torch/bin/python -m tests.backends.made build/backends
 	KERAS_BACKEND=tensorflow RNNPROP_BACKENDS=build/backends $(BIN)/python -m pytest -q tests/backends
-	KERAS_BACKEND=jax RNNPROP_BACKENDS=build/backends .venv-jax/bin/python -m pytest -q tests/backends tests/contract
-	KERAS_BACKEND=torch RNNPROP_BACKENDS=build/backends .venv-torch/bin/python -m pytest -q tests/backends tests/contract
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=1" KERAS_BACKEND=jax RNNPROP_BACKENDS=build/backends \
+	  .venv-jax/bin/python -m pytest -q -m "slow or not slow" tests/backends tests/contract
+	KERAS_BACKEND=torch RNNPROP_BACKENDS=build/backends \
+	  .venv-torch/bin/python -m pytest -q -m "slow or not slow" tests/backends tests/contract
 
 # TensorFlow is not there: the package runs from the checkout, and only what it needs is installed.
 .venv-%/.installed: pyproject.toml

@@ -102,3 +102,21 @@ def test_a_layout_over_devices_is_refused():
     distribution = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
     with distribution.scope(), pytest.raises(ValueError, match=r"DataParallel.*Received: ModelParallel"):
         rnnprop_tf.RNNprop()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch compiles on demand")
+@pytest.mark.filterwarnings("ignore")
+def test_steps_that_torch_compiles_are_the_same():
+    shapes = ((150, 120), (20,), ())
+    steps = []
+    for jit_compile in ("auto", True):
+        variables = [keras.Variable(np.zeros(shape, "float32")) for shape in shapes]
+        optimizer = rnnprop_tf.RNNprop(jit_compile=jit_compile)
+        rng = np.random.default_rng(0)
+        for _ in range(10):
+            gradients = [keras.ops.convert_to_tensor(rng.normal(size=shape), "float32") for shape in shapes]
+            optimizer.apply(gradients, variables)
+        steps.append(np.concatenate([keras.ops.convert_to_numpy(v).ravel() for v in variables]))
+    assert np.abs(steps[0]).max() > 0.01
+    np.testing.assert_allclose(steps[1], steps[0], rtol=1e-5, atol=1e-5)
