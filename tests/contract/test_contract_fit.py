@@ -6,7 +6,7 @@ import pickle
 import keras
 import numpy as np
 import pytest
-from backend import COMPILED, JIT, gradients_of, only_on_tensorflow, slow, tensor
+from backend import BACKEND, COMPILED, JIT, gradients_of, only_on_tensorflow, slow, tensor
 from keras import ops
 from subjects import RATE, Expected, Subject, assert_same, for_each_average, for_each_subject
 
@@ -258,12 +258,17 @@ def test_frozen_layers_stay_and_can_be_unfrozen(subject):
 
     model.get_layer("hidden").trainable = reference.get_layer("hidden").trainable = True
     model.compile(optimizer, "mse", jit_compile=False)
-    with pytest.raises(ValueError, match="Unknown variable"):
+    with pytest.raises(ValueError, match=r"Unknown variable|Received len\(trainable_variables\) == 4"):
         model.fit(X, Y, **FIT)
+    if BACKEND == "jax":  # There `fit` took the values away before it failed.
+        model = make_model()
+        reference = make_model()
     model.compile(subject.make(), "mse", jit_compile=False)
     model.fit(X, Y, **FIT)
     loop(subject, reference, BATCHES).check(model.variables)
 
+    if BACKEND == "jax":  # Keras's optimizers need all of their variables there.
+        return
     # One that knows all variables may go on with some of them.
     before = model.get_layer("hidden").get_weights(), model.get_layer("out").get_weights()
     model.get_layer("hidden").trainable = False
@@ -273,6 +278,7 @@ def test_frozen_layers_stay_and_can_be_unfrozen(subject):
     assert np.any(model.get_layer("out").get_weights()[0] != before[1][0])
 
 
+@pytest.mark.xfail(BACKEND == "jax", reason="Keras knows variables by their position on JAX", strict=True)
 @for_each_subject()
 def test_an_optimizer_belongs_to_one_model(subject):
     optimizer = subject.make()

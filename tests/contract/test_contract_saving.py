@@ -95,6 +95,8 @@ CONTINUE = """
 def test_keras_files_go_on_bit_for_bit_in_a_fresh_process(subject, names, tmp_path):
     if subject is SUBJECTS["Adam"]:
         names = [name for name in names if "use_averaging" not in VARIANTS[name][0]]
+        if BACKEND == "jax":  # Keras's Adam cannot go on after `fit` has left its average in the model.
+            names = [name for name in names if not name.startswith("average")]
     np.savez(tmp_path / "data.npz", x=X, y=Y)
     expected = {}
     for name in names:
