@@ -12,7 +12,7 @@ from keras import ops, tree
 
 from rnnprop_tf import layout
 from rnnprop_tf.learned import LearnedOptimizer, Step
-from rnnprop_tf.network import Network, Tensor
+from rnnprop_tf.network import Architecture, Network, Tensor, architecture_of
 from rnnprop_tf.rule import Rule, RuleState
 
 CHUNK = 8_192
@@ -50,11 +50,14 @@ class BackendOptimizer(LearnedOptimizer):
         """
         super().update_step(gradient, variable, learning_rate)
 
+    # Also within a compiled model, which would be hundreds of operations longer for each chunk.
+    @torch.compiler.disable
     def _directions(
         self, slots: Sequence[RuleState], gradients: Sequence[Tensor], step: Step
     ) -> Sequence[Tensor]:
         network = tree.map_structure(ops.convert_to_tensor, self.network)
-        update = _compiled_update() if self.jit_compile is True else _update_stored
+        compiled = self.jit_compile is True
+        update = _compiled_update(self.rule, architecture_of(self.network)) if compiled else _update_stored
         chunk = CHUNK_ON_GPU if gradients[0].is_cuda else CHUNK
         sizes = [gradient.numel() for gradient in gradients]
         flat = [torch.where(step.taken, gradient, 0.0).reshape(-1) for gradient in gradients]
@@ -141,9 +144,23 @@ def _update_stored(
 ) -> tuple[Tensor, RuleState]:
     """`rule.update` in float32 on a state in the precision that it is stored in; copying casts it back."""
     lstm = tree.map_structure(lambda tensor: tensor.to(gradient.dtype), state.lstm)
-    return rule.update(network, RuleState(state.accumulators, lstm), gradient, step)
+    # Float32 also where a training loop has autocast around the step.
+    with torch.autocast(gradient.device.type, enabled=False):
+        return rule.update(network, RuleState(state.accumulators, lstm), gradient, step)
 
 
 @cache
-def _compiled_update() -> Update:
-    return torch.compile(_update_stored)
+def _compiled_update(rule: Rule, architecture: Architecture) -> Update:
+    """`_update_stored` as programs of its own for these: PyTorch stops compiling a function after 8."""
+    compiled = torch.compile(_update_stored, dynamic=True, isolate_recompiles=True)
+
+    def update(
+        rule: Rule, network: Network, state: RuleState, gradient: Tensor, step: Tensor
+    ) -> tuple[Tensor, RuleState]:
+        # No views, or it would compile again for variables of another rank.
+        state, gradient = layout.mapped(lambda tensor: tensor.data, state), gradient.data
+        # PyTorch 2.14 computes `beta**step` with the beta of an earlier program where floats are inputs.
+        with torch._dynamo.config.patch(specialize_float=True):
+            return compiled(rule, network, state, gradient, step)
+
+    return update

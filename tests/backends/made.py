@@ -22,24 +22,32 @@ X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
 FIT: dict[str, Any] = {"batch_size": 8, "shuffle": False, "verbose": 0}
 
+STEPPING: dict[str, dict[str, Any]] = {
+    **{name: {"name_or_path": name} for name in rnnprop_tf.list_pretrained()},
+    # With the defaults 100 steps are too few to settle in.
+    "settled": {"name_or_path": "rnnprop-1-settling", "beta_3": 0.99},
+}
+"""Optimizers whose steps are compared."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "averaging": {"use_averaging": True, "weight_decay": 0.1, "clipnorm": 1.0},
     "accumulation": {"gradient_accumulation_steps": 2, "use_ema": True, "ema_momentum": 0.75},
     "bfloat16": {"state_dtype": "bfloat16"},
-    "settling": {"name_or_path": "rnnprop-1-settling"},
+    # It settles from the first steps on.
+    "settling": {"name_or_path": "rnnprop-1-settling", "settling": 10.0, "beta_3": 0.9},
 }
 """Arguments of optimizers whose model files are exchanged."""
 
 
-def steps(name: str) -> np.ndarray:
+def steps(name_or_path: str, **arguments: Any) -> np.ndarray:
     """The steps of `STEPS` calls of `apply`, [steps, coordinates]: seeded gradients of very different sizes.
 
     One coordinate in ten sleeps in a step; the variables are put back to zero before each.
     """
     rng = np.random.default_rng(0)
     variables = [keras.Variable(np.zeros(shape, "float32")) for shape in SHAPES]
-    optimizer = rnnprop_tf.RNNprop.from_pretrained(name)
+    optimizer = rnnprop_tf.RNNprop.from_pretrained(name_or_path, **arguments)
     scales = [10.0 ** rng.uniform(-4, 1, shape) for shape in SHAPES]
     means = [rng.normal(size=shape) for shape in SHAPES]
     result = []
@@ -73,8 +81,8 @@ def make_model(variant: str) -> keras.Model:
 def main(folder: Path) -> None:
     """Writes all of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in rnnprop_tf.list_pretrained():
-        np.save(folder / f"steps-{name}.npy", steps(name))
+    for name, arguments in STEPPING.items():
+        np.save(folder / f"steps-{name}.npy", steps(**arguments))
     for variant in VARIANTS:
         model = make_model(variant)
         model.fit(X, Y, **FIT)  # Three batches: with accumulation, to the middle of a step.

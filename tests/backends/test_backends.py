@@ -4,8 +4,12 @@
 """
 
 import importlib.util
+import itertools
 import os
+import re
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import keras
@@ -17,7 +21,7 @@ if "RNNPROP_BACKENDS" not in os.environ:
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from made import BACKEND, FIT, VARIANTS, X, Y, values
+from made import BACKEND, FIT, STEPPING, VARIANTS, X, Y, values
 
 import rnnprop_tf
 
@@ -26,13 +30,20 @@ OTHERS = sorted({"tensorflow", "jax", "torch"} - {BACKEND})
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="others are compared with TensorFlow's")
-@pytest.mark.parametrize("name", rnnprop_tf.list_pretrained())
+@pytest.mark.parametrize("name", STEPPING)
 def test_steps_are_those_on_tensorflow(name):
     ours, expected = (np.load(FOLDER / backend / f"steps-{name}.npy") for backend in (BACKEND, "tensorflow"))
     rms = np.sqrt(np.mean(expected**2, axis=1))
     errors = np.abs(ours - expected).max(axis=1)
     assert rms.min() > 1e-5
     assert (errors / rms).max() < 1e-5
+
+
+def test_each_makes_steps_of_its_own():
+    made = {name: np.load(FOLDER / BACKEND / f"steps-{name}.npy") for name in STEPPING}
+    np.testing.assert_array_equal(made.pop("rnnprop-1-settling"), made["rnnprop-1"])  # Not settling yet.
+    for one, two in itertools.combinations(made.values(), 2):
+        assert np.abs(one - two).max() > 1e-3
 
 
 @pytest.mark.parametrize("backend", OTHERS)
@@ -95,6 +106,59 @@ def test_statistics_averages_and_costs_are_there_on_each_backend():
     assert ours.milliseconds > 0.0
 
 
+@not_on_tensorflow
+def test_the_page_on_usage_runs(tmp_path, monkeypatch):
+    """But for the monitor and blocks that need TensorFlow, or the third backend."""
+    text = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
+    text = re.sub(r"^monitor = .*\n|, callbacks=\[monitor\]", "", text, flags=re.MULTILINE)
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    other = {"jax": "torch", "torch": "jax"}[BACKEND]
+    needs = re.compile(rf"\btf\.|^import {other}$", re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "softmax")])
+    namespace = {"model": model, "x": np.ones((8, 3), "float32"), "y": np.arange(8) % 2}
+    steps = []
+    for block in blocks:
+        if not needs.search(block):
+            before = model.get_weights()[0]
+            exec(compile(block, "docs/usage.md", "exec"), namespace)
+            if f"import {BACKEND}\n" in block:  # The loop of one's own.
+                assert np.any(model.get_weights()[0] != before)
+                steps.append(int(namespace["optimizer"].iterations))
+    assert steps == [10]
+    parameters = keras.ops.convert_to_numpy(namespace["parameters"])
+    np.testing.assert_allclose(parameters, [1.0, -2.0, 0.5], atol=0.1)
+
+
+ON_TWO_DEVICES = """
+    import keras, numpy as np
+    import rnnprop_tf
+
+    x = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+    y = x.sum(axis=1, keepdims=True)
+    weights = []
+    for distribution in (None, keras.distribution.DataParallel()):
+        keras.distribution.set_distribution(distribution)
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)])
+        model.compile(rnnprop_tf.RNNprop(clipnorm=0.5, use_averaging=True), "mse")
+        before = model.get_weights()
+        model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    assert len(model.optimizer.variables[-1].value.devices()) == 2
+    for one, two, start in zip(*weights, before, strict=True):
+        assert np.abs(one - start).max() > 1e-3
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+"""
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="only JAX lays variables out over devices")
+def test_two_devices_make_the_steps_of_one():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    code = textwrap.dedent(ON_TWO_DEVICES)
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "XLA_FLAGS": flags}, check=True)
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="only JAX lays variables out over devices")
 def test_a_layout_over_devices_is_refused():
     mesh = keras.distribution.DeviceMesh((1, 1), ["batch", "model"], keras.distribution.list_devices()[:1])
@@ -104,19 +168,44 @@ def test_a_layout_over_devices_is_refused():
         rnnprop_tf.RNNprop()
 
 
+only_on_torch = pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch has it")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch compiles on demand")
+@only_on_torch
 @pytest.mark.filterwarnings("ignore")
-def test_steps_that_torch_compiles_are_the_same():
-    shapes = ((150, 120), (20,), ())
-    steps = []
-    for jit_compile in ("auto", True):
-        variables = [keras.Variable(np.zeros(shape, "float32")) for shape in shapes]
-        optimizer = rnnprop_tf.RNNprop(jit_compile=jit_compile)
+def test_torch_compiles_the_same_steps_for_each_optimizer(monkeypatch):
+    # PyTorch goes on without compiling, but for a line in its log.
+    monkeypatch.setattr("torch._dynamo.config.fail_on_recompile_limit_hit", True)
+    shapes = ((150, 120), (20_000,), (3, 3, 40, 30), (20,), ())
+    for beta_1 in (0.95, 0.9, 0.85):
+        steps = []
+        for jit_compile in ("auto", True):
+            variables = [keras.Variable(np.zeros(shape, "float32")) for shape in shapes]
+            optimizer = rnnprop_tf.RNNprop.from_pretrained(
+                "rnnprop-1-small", beta_1=beta_1, jit_compile=jit_compile
+            )
+            rng = np.random.default_rng(0)
+            for _ in range(10):
+                gradients = [keras.ops.convert_to_tensor(rng.normal(size=s), "float32") for s in shapes]
+                optimizer.apply(gradients, variables)
+            steps.append(np.concatenate([keras.ops.convert_to_numpy(v).ravel() for v in variables]))
+        assert np.abs(steps[0]).max() > 0.01
+        np.testing.assert_allclose(steps[1], steps[0], rtol=1e-5, atol=1e-5)
+
+
+@only_on_torch
+def test_autocast_around_a_step_changes_nothing():
+    import torch
+
+    variables = [keras.Variable(np.zeros(500, "float32")) for _ in range(2)]
+    for variable, enabled in zip(variables, (False, True), strict=True):
+        optimizer = rnnprop_tf.RNNprop()
         rng = np.random.default_rng(0)
-        for _ in range(10):
-            gradients = [keras.ops.convert_to_tensor(rng.normal(size=shape), "float32") for shape in shapes]
-            optimizer.apply(gradients, variables)
-        steps.append(np.concatenate([keras.ops.convert_to_numpy(v).ravel() for v in variables]))
-    assert np.abs(steps[0]).max() > 0.01
-    np.testing.assert_allclose(steps[1], steps[0], rtol=1e-5, atol=1e-5)
+        for _ in range(5):
+            gradient = torch.as_tensor(rng.normal(size=500), dtype=torch.float32)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                optimizer.apply([gradient], [variable])
+    found, expected = (keras.ops.convert_to_numpy(variable) for variable in variables)
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_array_equal(found, expected)
