@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from rnnprop_tf import layout
+from rnnprop_tf import layout, state_types
 from rnnprop_tf.learned import LearnedOptimizer
 from rnnprop_tf.network import Network, Tensor
 from rnnprop_tf.rule import Rule, RuleState
@@ -43,7 +43,7 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
     - A coordinate without a gradient keeps its h, so it counts with the last step that it took, not with the
       zero of this one. One that never had a gradient is not counted, but for `untouched`.
     - After a skipped step the numbers are those of the step before.
-    - With `state_dtype="bfloat16"` h has 8 bits, and the direction is right to about a hundredth.
+    - With `state_dtype="bfloat16"` or `"int8"` h has 8 bits, and the direction is right to about a hundredth.
 
     m~ and the factor of `settling` are bias-corrected for the current step, which for coordinates that have
     slept is not that of their last move. Weight decay and constraints are no part of the update here, nor is
@@ -82,6 +82,7 @@ def _statistics(rule: Rule, network: Network, slots: RuleState, step: int, rate:
     state = layout.mapped(_value, slots)
     size = math.prod(state.lstm[-1].h.shape[1:])
     state = layout.flat(state, size)
+    state = state._replace(lstm=state_types.exact(state.lstm, "float32"))
     direction = rule.last_direction(network, state, step)
     m_tilde = rule.m_tilde(state.accumulators, step)
     touched = ops.cast(rule.touched(state), "float32")

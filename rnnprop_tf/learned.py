@@ -24,8 +24,8 @@ from rnnprop_tf import averaging, environment, network_config, pretrained
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import LSTMState, Network, Tensor
 from rnnprop_tf.rule import DMRule, Rule, RuleState
+from rnnprop_tf.state_types import STATE_DTYPES
 
-STATE_DTYPES = ("float32", "bfloat16")
 OVERFLOWING = 2.0**64
 """The smallest number whose square is infinite in float32."""
 

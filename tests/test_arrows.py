@@ -24,19 +24,20 @@ ALLOWED = {
     "rnnprop_tf.network_config": "numpy rnnprop_tf.network rnnprop_tf.pretrained",
     "rnnprop_tf.environment": "keras",
     "rnnprop_tf.layout": "keras rnnprop_tf.network rnnprop_tf.rule",
+    "rnnprop_tf.state_types": "keras rnnprop_tf.network",
     "rnnprop_tf.rows": "tensorflow rnnprop_tf.network",
     "rnnprop_tf.compute": "keras numpy tensorflow rnnprop_tf.layout rnnprop_tf.network rnnprop_tf.rows"
-    " rnnprop_tf.rule",
+    " rnnprop_tf.rule rnnprop_tf.state_types",
     "rnnprop_tf.averaging": "keras rnnprop_tf.network",
     # The common class knows no backend; each backend's module knows one.
     "rnnprop_tf.learned": "keras numpy rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained"
-    " rnnprop_tf.network_config rnnprop_tf.environment rnnprop_tf.averaging",
+    " rnnprop_tf.network_config rnnprop_tf.environment rnnprop_tf.averaging rnnprop_tf.state_types",
     "rnnprop_tf.backends.tensorflow": "keras tensorflow rnnprop_tf.averaging rnnprop_tf.compute"
     " rnnprop_tf.layout rnnprop_tf.learned rnnprop_tf.network rnnprop_tf.rows rnnprop_tf.rule",
     "rnnprop_tf.backends.jax": "jax keras rnnprop_tf.layout rnnprop_tf.learned rnnprop_tf.network"
-    " rnnprop_tf.rule",
+    " rnnprop_tf.rule rnnprop_tf.state_types",
     "rnnprop_tf.backends.torch": "keras torch rnnprop_tf.layout rnnprop_tf.learned rnnprop_tf.network"
-    " rnnprop_tf.rule",
+    " rnnprop_tf.rule rnnprop_tf.state_types",
     "rnnprop_tf.backends": "keras rnnprop_tf.environment rnnprop_tf.backends.tensorflow"
     " rnnprop_tf.backends.jax rnnprop_tf.backends.torch",
     "rnnprop_tf.batch_norm": "keras numpy rnnprop_tf.backends",
@@ -45,7 +46,7 @@ ALLOWED = {
     "rnnprop_tf.loss_scale": "keras",
     "rnnprop_tf.profile": "keras numpy rnnprop_tf.backends rnnprop_tf.learned rnnprop_tf.optimizer",
     "rnnprop_tf.callbacks": "keras tensorflow rnnprop_tf.layout rnnprop_tf.learned rnnprop_tf.network"
-    " rnnprop_tf.rule",
+    " rnnprop_tf.rule rnnprop_tf.state_types",
     "rnnprop_tf": "rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained rnnprop_tf.optimizer"
     " rnnprop_tf.environment rnnprop_tf.batch_norm rnnprop_tf.loss_scale rnnprop_tf.profile"
     " rnnprop_tf.callbacks",

@@ -46,7 +46,7 @@ def test_update_rms_is_that_of_the_shortened_step():
     assert update_statistics(optimizer)["kernel"].update_rms == pytest.approx(0.1 * rms(moves), rel=1e-4)
 
 
-@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("optimizer_class", RULES)
 def test_statistics_are_those_of_the_reference(optimizer_class, state_dtype):
     # Coordinate 0 never has a gradient, 1 to 4 none in the last step, a skipped one comes after that.

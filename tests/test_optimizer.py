@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 from rnnprop_tf import DMOptimizer, RNNprop, compute
-from rnnprop_tf.network import Architecture, Dense, LSTMLayer, Network, initial_weights
+from rnnprop_tf.network import Architecture, Dense, LSTMLayer, LSTMState, Network, initial_weights
 from rnnprop_tf.rule import DMRule, RNNpropRule, SettlingRule
 
 CLASSES = (RNNprop, DMOptimizer)
@@ -438,6 +438,7 @@ SPARSE = {
     "scaled": {"loss_scale_factor": 2.0},
     "settling": {"settling": 2.0},
     "bfloat16": {"state_dtype": "bfloat16"},
+    "int8": {"state_dtype": "int8"},
 }
 
 
@@ -717,49 +718,48 @@ def test_other_floats_are_computed_in_float32(dtype, mode):
     np.testing.assert_allclose(variable.numpy().astype("float64"), reference.numpy(), rtol=precision)
 
 
+def rounded(lstm, dtype):
+    """What is left of h and c, by NumPy."""
+    if dtype == "bfloat16":
+        return tf.nest.map_structure(lambda s: tf.cast(tf.cast(s, "bfloat16"), "float32"), lstm)
+
+    def layer(h, c):
+        u = np.round(128 * c.numpy() / (1 + np.abs(c))) / 128
+        return LSTMState(np.round(127 * h.numpy()) / np.float32(127), u / (1 - np.abs(u)))
+
+    return tuple(layer(h, c) for h, c in lstm)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("small", [0, 16], ids=["alone", "joined"])
-def test_lstm_state_in_bfloat16_is_rounded_state(mode, small, monkeypatch):
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_narrow_lstm_state_is_rounded_state(dtype, mode, small, monkeypatch):
     monkeypatch.setattr(compute, "PAGES", (small,))
     network, rule = random_network(), RNNpropRule()
     variables = [keras.Variable(tf.ones(3), name="x"), keras.Variable(tf.ones((2, 2)), name="y")]
-    optimizer = RNNprop(1.0, network=network, state_dtype="bfloat16")
+    optimizer = RNNprop(1.0, network=network, state_dtype=dtype)
     step = stepper(optimizer, variables, mode)
     state, expected = rule.initial_state(network, 3), np.ones(3, "float32")
     for t in range(1, 6):
         gradients = make_gradients(t, variables)
         step(*gradients)
         direction, state = rule.update(network, state, gradients[0], tf.constant(float(t)))
-        rounded = tf.nest.map_structure(lambda s: tf.cast(tf.cast(s, "bfloat16"), "float32"), state.lstm)
-        state = state._replace(lstm=rounded)
+        state = state._replace(lstm=rounded(state.lstm, dtype))
         expected = expected + direction.numpy()
-    assert [v.dtype for v in optimizer.variables[4:]] == (["float32"] * 2 + ["bfloat16"] * 2) * 2
+    assert [v.dtype for v in optimizer.variables[4:]] == (["float32"] * 2 + [dtype] * 2) * 2
     np.testing.assert_allclose(variables[0].numpy(), expected, rtol=0.02, atol=0.02)
     before = slots(optimizer)
     step(*(tf.zeros_like(g) for g in gradients))
     assert_same(slots(optimizer), before)
 
 
-def test_bits_of_bfloat16_are_those_of_a_cast():
-    rng = np.random.default_rng(0)
-    values = rng.integers(0, 2**32, 100_000, dtype="uint32").view("float32")
-    values = np.append(values, [0.0, -0.0, np.inf, -np.inf, 1.00390625, 1.01171875, 3.4e38, 1e-40])
-    values = tf.constant(values[np.isfinite(values) | np.isinf(values)], "float32")
-    bits = compute._narrowed(values, tf.uint16)
-    expected = tf.cast(values, "bfloat16")
-    np.testing.assert_array_equal(bits.numpy(), compute._as_bits(expected).numpy())
-    np.testing.assert_array_equal(compute._widened(bits, tf.float32), tf.cast(expected, "float32"))
-    nan = compute._widened(compute._narrowed(tf.constant([math.nan]), tf.uint16), tf.float32)
-    assert math.isnan(nan[0])
-
-
-def test_bfloat16_state_is_half_and_comes_back_from_the_config():
-    optimizer = RNNprop.from_config(
-        RNNprop(network=initial_weights(Architecture(), 0), state_dtype="bfloat16").get_config()
-    )
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 168), ("int8", 88)])
+def test_a_narrow_state_is_small_and_comes_back_from_the_config(dtype, size):
+    network = initial_weights(Architecture(), 0)
+    optimizer = RNNprop.from_config(RNNprop(network=network, state_dtype=dtype).get_config())
     optimizer.build([keras.Variable(tf.zeros(10))])
-    assert optimizer.get_config()["state_dtype"] == "bfloat16"
-    assert sum(v.value.dtype.size * v.shape.num_elements() for v in optimizer.variables[4:]) == 10 * 168
+    assert optimizer.get_config()["state_dtype"] == dtype
+    assert sum(v.value.dtype.size * v.shape.num_elements() for v in optimizer.variables[4:]) == 10 * size
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "int32", "bool"])
@@ -793,7 +793,7 @@ def test_other_types_are_refused(dtype):
         (
             lambda: RNNprop(network=random_network(), state_dtype="float16"),
             ValueError,
-            r"`state_dtype` must be one of 'float32', 'bfloat16'.*'float16'",
+            r"`state_dtype` must be one of 'float32', 'bfloat16', 'int8'.*'float16'",
         ),
         (lambda: DMOptimizer(network=random_network(), p=100), ValueError, r"p to be a number in \(0, 80\]"),
         (

@@ -143,10 +143,10 @@ def test_weights_of_the_other_rule_name_the_class_to_use(cls, other, tmp_path):
         other.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "int8"])
 def test_a_part_need_not_be_larger_than_the_largest_slot(state_dtype, tmp_path):
     """As large as `docs/usage.md` says: the LSTM's units times the model's largest variable."""
-    size, units = {"float32": 4, "bfloat16": 2}[state_dtype], 5
+    size, units = {"float32": 4, "bfloat16": 2, "int8": 1}[state_dtype], 5
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)])
     model.compile(RNNprop(network=random_network(), state_dtype=state_dtype), "mse")
     model.fit(np.ones((4, 8)), np.ones((4, 16)), verbose=0)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from rnnprop_tf import layout
+from rnnprop_tf import layout, state_types
 from rnnprop_tf.learned import LearnedOptimizer, Step
 from rnnprop_tf.network import Network, Tensor
 from rnnprop_tf.rule import Rule, RuleState
@@ -122,7 +122,9 @@ def _update(
         state = layout.joined([layout.flat(states[i], sizes[i]) for i in group])
         gradient = jnp.concatenate([gradients[i].reshape(-1) for i in group])
         gradient = jnp.where(taken, gradient, 0.0)
-        direction, state = _update_flat(rule, network, state, gradient, step)
+        bits = layout.mapped(state_types.as_bits, state)
+        direction, bits = _update_flat(rule, network, bits, gradient, step)
+        state = layout.mapped(lambda new, old: state_types.from_bits(new, old.dtype), bits, state)
         parts = layout.parted(state, [sizes[i] for i in group])
         ends = [sum(sizes[j] for j in group[: k + 1]) for k in range(len(group))]
         for i, end, part in zip(group, ends, parts, strict=True):
@@ -137,7 +139,7 @@ _compiled_update = jax.jit(_update, static_argnums=0)
 def _update_flat(
     rule: Rule, network: Network, state: RuleState, gradient: Tensor, step: Tensor
 ) -> tuple[Tensor, RuleState]:
-    """`rule.update` on N coordinates, chunk by chunk."""
+    """`rule.update` on N coordinates, chunk by chunk, on a state whose bfloat16 is there as bits."""
     size = gradient.size
     on_cpu = jax.default_backend() == "cpu"
     if size <= (WHOLE if on_cpu else WHOLE_ON_ACCELERATOR):
@@ -168,16 +170,18 @@ def _update_stored(
     code is several times as fast for that, see `rnnprop_tf.compute`.
     """
     observation, accumulators = rule.observe(state.accumulators, gradient, step)
+    exact = state._replace(lstm=state_types.exact(state.lstm, gradient.dtype))
 
     def respond() -> tuple[Tensor, RuleState]:
-        exact = jax.tree.map(lambda tensor: tensor.astype(gradient.dtype), state.lstm)
-        direction, exact = rule.respond(network, observation, exact)
-        lstm = jax.tree.map(lambda new, old: new.astype(old.dtype), exact, state.lstm)
+        direction, lstm = rule.respond(network, observation, exact.lstm)
         return direction, RuleState(accumulators, lstm)
 
-    if not branch:
-        return respond()
-    return jax.lax.cond(jnp.any(observation.awake), respond, lambda: (jnp.zeros_like(gradient), state))
+    if branch:
+        sleep = jnp.zeros_like(gradient), exact
+        direction, new = jax.lax.cond(jnp.any(observation.awake), respond, lambda: sleep)
+    else:
+        direction, new = respond()
+    return direction, new._replace(lstm=state_types.stored(new.lstm, state.lstm))
 
 
 def _slice(tensor: Tensor, start: Tensor, size: int) -> Tensor:

@@ -10,7 +10,7 @@ import keras
 import torch
 from keras import ops, tree
 
-from rnnprop_tf import layout
+from rnnprop_tf import layout, state_types
 from rnnprop_tf.learned import LearnedOptimizer, Step
 from rnnprop_tf.network import Architecture, Network, Tensor, architecture_of
 from rnnprop_tf.rule import Rule, RuleState
@@ -142,11 +142,12 @@ def _update_in_place(
 def _update_stored(
     rule: Rule, network: Network, state: RuleState, gradient: Tensor, step: Tensor
 ) -> tuple[Tensor, RuleState]:
-    """`rule.update` in float32 on a state in the precision that it is stored in; copying casts it back."""
-    lstm = tree.map_structure(lambda tensor: tensor.to(gradient.dtype), state.lstm)
+    """`rule.update` in float32 on a state in the precision that it is stored in."""
+    exact = state._replace(lstm=state_types.exact(state.lstm, "float32"))
     # Float32 also where a training loop has autocast around the step.
     with torch.autocast(gradient.device.type, enabled=False):
-        return rule.update(network, RuleState(state.accumulators, lstm), gradient, step)
+        direction, new = rule.update(network, exact, gradient, step)
+    return direction, new._replace(lstm=state_types.stored(new.lstm, state.lstm))
 
 
 @cache

@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "averaging": {"use_averaging": True, "weight_decay": 0.1, "clipnorm": 1.0},
     "accumulation": {"gradient_accumulation_steps": 2, "use_ema": True, "ema_momentum": 0.75},
     "bfloat16": {"state_dtype": "bfloat16"},
+    "int8": {"state_dtype": "int8"},
     # It settles from the first steps on.
     "settling": {"name_or_path": "rnnprop-1-settling", "settling": 10.0, "beta_3": 0.9},
 }
