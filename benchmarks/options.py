@@ -1,16 +1,20 @@
 """What each option of the optimizer costs: time and state of an update as ratios to the plain one's.
 
     python -m benchmarks.options
-    python -m benchmarks.options --rounds=15
+    python -m benchmarks.options --only=state_dtype --weights=rnnprop-1-small \\
+        --out=results/benchmarks/options_small.json
 
-Measures each option beside the plain update, call by call in turn, in one process, on the million parameters
-of `benchmarks.update_step`. Writes the numbers, and the table of them in docs/cost-and-limits.md.
+Measures each option beside the plain update, whose state is float32, call by call in turn, in one process, on
+the million parameters of `benchmarks.update_step`. Writes the numbers, and the table of them in
+docs/cost-and-limits.md; what it says of other options stays.
 """
 
 from __future__ import annotations
 
 import gc
 import inspect
+import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -22,7 +26,7 @@ from absl import flags
 
 from benchmarks.machine import machine, write
 from benchmarks.update_step import PARAMETERS, SHAPES, Bag, alternated
-from rnnprop_tf import LossScaleOptimizer, OptimizerMonitor, RNNprop
+from rnnprop_tf import LossScaleOptimizer, OptimizerMonitor, RNNprop, pretrained
 from rnnprop_tf.optimizer import KerasArguments
 from trainer import commands, files
 from trainer.evaluation.markdown import table as markdown_table
@@ -30,7 +34,8 @@ from trainer.evaluation.markdown import table as markdown_table
 FLAGS = flags.FLAGS
 
 HEADING = "## Options"
-"""Of the document's section that holds the table."""
+"""Of the document's section that holds the table of the default weights."""
+HEADING_OF_OTHERS = "### With `{}`"
 
 FREE = {"network", "beta_1", "beta_2", "epsilon", "beta_3", "ema_momentum", "name"}
 """Arguments without work of their own: numbers that the plain update or another option uses, and names."""
@@ -50,9 +55,10 @@ class Option(NamedTuple):
     monitored: bool = False
 
 
-PLAIN = Option()
+PLAIN = Option({"state_dtype": "float32"})
 OPTIONS: dict[str, Option] = {
     '`state_dtype="bfloat16"`': Option({"state_dtype": "bfloat16"}),
+    '`state_dtype="int8"`': Option({"state_dtype": "int8"}),
     "`settling=2.0`, as in `rnnprop-1-settling`": Option({"settling": 2.0}),
     "`skip_nonfinite=False`": Option({"skip_nonfinite": False}),
     "a step that is skipped": Option(bad_gradient=True),
@@ -90,12 +96,12 @@ def arguments() -> set[str]:
 
 
 def update(
-    option: Option, shapes: tuple[tuple[int, ...], ...], folder: str
+    option: Option, weights: str, shapes: tuple[tuple[int, ...], ...], folder: str
 ) -> tuple[Callable[[], Any], keras.optimizers.Optimizer]:
     """One update as a function to call, and the optimizer; a monitor logs into `folder`."""
     model = Bag(shapes)
     variables = model.trainable_variables
-    optimizer: Any = RNNprop.from_pretrained(**option.arguments)
+    optimizer: Any = RNNprop.from_pretrained(weights, **{**PLAIN.arguments, **option.arguments})
     if option.loss_scaling:
         optimizer = LossScaleOptimizer(optimizer)
     optimizer.build(variables)
@@ -125,10 +131,13 @@ def update(
     return run, optimizer
 
 
-def beside_plain(option: Option, shapes: tuple[tuple[int, ...], ...], rounds: int) -> tuple[Cost, Cost]:
+def beside_plain(
+    option: Option, weights: str, shapes: tuple[tuple[int, ...], ...], rounds: int
+) -> tuple[Cost, Cost]:
     """The costs of the plain update and of the option's, measured in turn."""
     with tempfile.TemporaryDirectory() as folder:
-        built = {name: update(one, shapes, folder) for name, one in (("plain", PLAIN), ("option", option))}
+        pair = {"plain": PLAIN, "option": option}
+        built = {name: update(one, weights, shapes, folder) for name, one in pair.items()}
         parts = {name: run for name, (run, _) in built.items()}
         alternated(parts, 1)  # Traces and compiles.
         times = alternated(parts, rounds)
@@ -143,12 +152,15 @@ def beside_plain(option: Option, shapes: tuple[tuple[int, ...], ...], rounds: in
 
 
 def measure(
-    options: Mapping[str, Option], shapes: tuple[tuple[int, ...], ...], rounds: int
+    options: Mapping[str, Option],
+    shapes: tuple[tuple[int, ...], ...],
+    rounds: int,
+    weights: str = pretrained.DEFAULT,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """For each option its cost and that of the plain update beside it."""
     result = {}
     for name, option in options.items():
-        plain, cost = beside_plain(option, shapes, rounds)
+        plain, cost = beside_plain(option, weights, shapes, rounds)
         result[name] = {"plain": plain._asdict(), "option": cost._asdict()}
         print(f"{ratio(result[name], 'milliseconds'):6.2f} times the plain update: {name}", flush=True)
         gc.collect()
@@ -184,27 +196,40 @@ def table(rows: Mapping[str, Any]) -> str:
     return markdown_table(header, lines)
 
 
-def with_table(document: str, rows: Mapping[str, Any]) -> str:
-    """The document with this table in place of the one under `HEADING`."""
-    before, heading, after = document.partition(f"\n{HEADING}\n")
+def with_table(document: str, rows: Mapping[str, Any], weights: str = pretrained.DEFAULT) -> str:
+    """The document with this table in place of the one under the weights' heading."""
+    title = HEADING if weights == pretrained.DEFAULT else HEADING_OF_OTHERS.format(weights)
+    before, heading, after = document.partition(f"\n{title}\n")
     if not heading:
-        raise ValueError(f"Expected a document with the heading {HEADING!r}. Add it, with a table below.")
+        raise ValueError(f"Expected a document with the heading {title!r}. Add it, with a table below.")
     return before + heading + re.sub(r"(^\|.*\n)+", lambda _: f"{table(rows)}\n", after, count=1, flags=re.M)
 
 
 def main(_: list[str]) -> None:
     tf.get_logger().setLevel("ERROR")  # Each option is traced anew, of which TensorFlow warns.
-    rows = measure(OPTIONS, SHAPES, FLAGS.rounds)
+    measured = {name: option for name, option in OPTIONS.items() if FLAGS.only in name}
+    before = json.loads(files.read(FLAGS.out))["options"] if os.path.exists(FLAGS.out) else {}
+    before |= measure(measured, SHAPES, FLAGS.rounds, FLAGS.weights)
+    rows = {name: before[name] for name in OPTIONS if name in before}
     write(
-        {"machine": machine(), "parameters": PARAMETERS, "rounds": FLAGS.rounds, "options": rows}, FLAGS.out
+        {
+            "machine": machine(),
+            "parameters": PARAMETERS,
+            "weights": FLAGS.weights,
+            "rounds": FLAGS.rounds,
+            "options": rows,
+        },
+        FLAGS.out,
     )
     if FLAGS.document:
         document = files.read(FLAGS.document).decode()
-        files.write_atomically(FLAGS.document, with_table(document, rows).encode())
+        files.write_atomically(FLAGS.document, with_table(document, rows, FLAGS.weights).encode())
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("weights", pretrained.DEFAULT, "weights of RNNprop, a name or folder")
+    flags.DEFINE_string("only", "", "measure the options whose names contain this")
     flags.DEFINE_integer("rounds", 9, "updates of each kind to time; medians count", lower_bound=1)
     flags.DEFINE_string("out", "results/benchmarks/options.json", "where to write")
     flags.DEFINE_string("document", "docs/cost-and-limits.md", "whose table to write; empty for none")
-    commands.run(main, may_be_empty=("document",))
+    commands.run(main, may_be_empty=("document", "only"))

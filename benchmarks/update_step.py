@@ -93,7 +93,10 @@ def matmul_limit() -> Callable[[], Any]:
 
 def bytes_of_state() -> int:
     """Bytes of state for one parameter."""
-    return 4 * (2 + 2 * sum(coordinatewise.architecture_of(rnnprop().network).lstm))
+    optimizer = rnnprop()
+    optimizer.build([keras.Variable(0.0)])
+    slots = [slot.value for slot in tf.nest.flatten(list(optimizer._slots))]
+    return sum(slot.dtype.size * slot.shape.num_elements() for slot in slots)
 
 
 def operations(network: coordinatewise.Network) -> int:

@@ -143,7 +143,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 arguments. Defaults to what the weights were meta-trained with: `0.1` for all that ship with
                 the package.
             **kwargs: Further arguments of the class. The rule's hyperparameters come with the weights, which
-                were trained for them.
+                were trained for them; so does `state_dtype`, `"bfloat16"` for `"rnnprop-1-small"`.
 
         Returns:
             The optimizer.
@@ -167,15 +167,15 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         if learning_rate is None:
             learning_rate = found.learning_rate
-        hyperparameters = dataclasses.asdict(found.rule)
-        optimizer = cls(network=found.network, learning_rate=learning_rate, **(hyperparameters | kwargs))
+        arguments = dataclasses.asdict(found.rule) | {"state_dtype": found.state_dtype} | kwargs
+        optimizer = cls(network=found.network, learning_rate=learning_rate, **arguments)
         optimizer._trained_with = found.learning_rate
         return optimizer
 
     def save_pretrained(
         self, folder: str, learning_rate: float | None = None, provenance: dict[str, Any] | None = None
     ) -> None:
-        """Writes the learned weights and the rule's hyperparameters for `from_pretrained`.
+        """Writes the learned weights, the rule's hyperparameters and `state_dtype` for `from_pretrained`.
 
         This is the optimizer as a product, without the state of the training in progress; that is saved with
         the model.
@@ -197,7 +197,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         >>> same = rnnprop_tf.RNNprop.from_pretrained("my-weights")
         """
         rate = self._trained_with if learning_rate is None else learning_rate
-        pretrained.save(folder, self.network, self.rule, rate, provenance)
+        pretrained.save(folder, self.network, self.rule, rate, provenance, self.state_dtype)
 
     @no_automatic_dependency_tracking
     def build(self, variables: Sequence[keras.Variable]) -> None:

@@ -44,7 +44,7 @@ class RNNprop(BackendOptimizer):
     its shape and, for each LSTM layer k from 1, `{variable}_lstm{k}_h` and `{variable}_lstm{k}_c` of shape
     `[units, *shape]`. The slots are float32 whatever the variable's type (h and c of `state_dtype`), and so
     is the arithmetic. With the paper's network that is 82 numbers for each number of the model: 328 bytes,
-    168 with bfloat16. With `settling` there is `{variable}_u` too, after `{variable}_v`.
+    168 with bfloat16, 88 with int8. With `settling` there is `{variable}_u` too, after `{variable}_v`.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
@@ -58,8 +58,9 @@ class RNNprop(BackendOptimizer):
         beta_3: A float in [0, 1), with `settling` the decay of the longer running mean of squared gradients.
             Defaults to `0.9999`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
-        state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
-            arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
+        state_dtype: `"float32"`, `"bfloat16"` or `"int8"`, how the LSTM's h and c are stored between steps;
+            the arithmetic is float32. They are most of the state: `"bfloat16"` halves it, `"int8"` makes it
+            about a quarter. Defaults to `"float32"`; by `from_pretrained` to what the weights' folder names.
         use_averaging: Whether to keep an average of the iterates, the values of the variables after each
             step, which is what `fit` leaves in the model. The newest iterate's weight in it is
             `9 / (t + 9)`, where `t` steps were taken before: about the last tenth of the training counts,
@@ -153,8 +154,9 @@ class DMOptimizer(BackendOptimizer):
             arguments. The factor of the network's output. Defaults to `0.1`.
         p: A float in (0, 80]; gradients below `exp(-p)` count as small. Defaults to `10.0`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
-        state_dtype: `"float32"` or `"bfloat16"`, how the LSTM's h and c are stored between steps; the
-            arithmetic is float32. `"bfloat16"` halves the state. Defaults to `"float32"`.
+        state_dtype: `"float32"`, `"bfloat16"` or `"int8"`, how the LSTM's h and c are stored between steps;
+            the arithmetic is float32. They are most of the state: `"bfloat16"` halves it, `"int8"` makes it
+            about a quarter. Defaults to `"float32"`; by `from_pretrained` to what the weights' folder names.
         use_averaging: Whether to keep an average of the iterates, as for `RNNprop`. Defaults to `False`.
         jit_compile: Whether XLA compiles the update, whatever `compile` says of the model. `"auto"`: where
             XLA can; otherwise, and under `tf.debugging.enable_check_numerics`, the update runs as

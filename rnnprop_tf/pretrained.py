@@ -3,12 +3,14 @@
 A weight folder holds two files.
 
 `config.json`
-    - `format_version`: 1.
+    - `format_version`: 1, or 2 where there is a `state_dtype`.
     - `rule`: `"rnnprop"`, `"rnnprop-settling"` or `"dm"`.
     - `hyperparameters`: the rule's; `beta_1`, `beta_2` and `epsilon`, with `beta_3` and `settling`; or `p`.
     - `architecture`: `inputs` (the rule's number of inputs), `preprocess` and `lstm` (units per layer, bottom
       first).
     - `learning_rate`: the alpha that the weights were meta-trained with.
+    - `state_dtype`, from version 2 on: what `from_pretrained` stores the LSTM's h and c as, see
+      `rnnprop_tf.state_types`. `save` leaves it out for float32, which earlier releases can read.
     - `provenance`: anything of JSON: recipe, seed, iterations, data, results, licence.
     - `digest`: `"sha256:..."` of the bytes of `model.safetensors`.
     - `config_digest`: `"sha256:..."` of all the other keys, as sorted JSON without white space. It finds a
@@ -43,6 +45,7 @@ from rnnprop_tf import files, hub
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
 from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, SettlingRule, checked
+from rnnprop_tf.state_types import STATE_DTYPES
 
 DEFAULT = "rnnprop-1"
 """The name of the weights to use when none is asked for."""
@@ -58,7 +61,8 @@ Model files and configs of users name them, see `rnnprop_tf.network_config`. So 
 changed weights a new name. `rnnprop-1-settling` has the network of `rnnprop-1`.
 """
 
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
+"""Those that can be read."""
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
 NEXT = ".next"
@@ -77,6 +81,7 @@ MAX_MODEL_BYTES = (
 
 _CONFIG_KEYS = ["format_version", "rule", "hyperparameters", "architecture", "learning_rate", "provenance"]
 _CONFIG_KEYS += ["digest", "config_digest"]
+_DEFAULT_STATE_DTYPE = STATE_DTYPES[0]
 _SHIPPED = Path(__file__).parent / "weights"
 
 CONTROLS = ("dm-paper", "dm-paper-tricks", "rnnprop-paper-no-convex", "rnnprop-paper-no-scaling")
@@ -100,6 +105,11 @@ class Pretrained(NamedTuple):
     """alpha during meta-training: the step bound that the weights know."""
     config: dict[str, Any]
     """All of `config.json`, provenance included."""
+
+    @property
+    def state_dtype(self) -> str:
+        """What `from_pretrained` stores the LSTM's h and c as, unless told otherwise."""
+        return self.config.get("state_dtype", _DEFAULT_STATE_DTYPE)
 
 
 def list_pretrained() -> list[str]:
@@ -155,6 +165,7 @@ def save(
     rule: Rule,
     learning_rate: float = 0.1,
     provenance: dict[str, Any] | None = None,
+    state_dtype: str = _DEFAULT_STATE_DTYPE,
 ) -> None:
     """Writes a weight folder, atomically: whatever happens, `load` finds the old or the new version whole.
 
@@ -179,6 +190,7 @@ def save(
         rule: an `RNNpropRule`, a `SettlingRule` or a `DMRule`.
         learning_rate: alpha during meta-training.
         provenance: what JSON can hold.
+        state_dtype: what `from_pretrained` is to store the LSTM's h and c as, see `rnnprop_tf.state_types`.
 
     Raises:
         ValueError: a weight is not finite, or something else that `load` would refuse.
@@ -186,7 +198,7 @@ def save(
     """
     folder = os.path.expanduser(os.fspath(folder))
     model = _model_bytes(folder, network)
-    config = _config_bytes(folder, network, rule, learning_rate, provenance, model)
+    config = _config_bytes(folder, network, rule, learning_rate, provenance, state_dtype, model)
     with _writing(folder):
         files.system(folder).makedirs(folder)
         _finish_interrupted_save(folder)
@@ -268,10 +280,11 @@ def _parse_json(path: str, content: bytes) -> dict[str, Any]:
 def _check_config(path: str, config: dict[str, Any]) -> tuple[Rule, Architecture]:
     # The version first: the other checks are those of this version.
     version = config.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        expected = f"format_version {FORMAT_VERSION}, which this rnnprop_tf knows (a later one: upgrade)"
+    if type(version) is not int or version not in FORMAT_VERSIONS:
+        known = " or ".join(map(str, FORMAT_VERSIONS))
+        expected = f"format_version {known}, which this rnnprop_tf knows (a later one: upgrade)"
         _refuse(path, expected, _shown(version))
-    _check_keys(path, "keys", config, _CONFIG_KEYS)
+    _check_keys(path, "keys", config, _CONFIG_KEYS + ["state_dtype"] * (version > 1))
     if config["config_digest"] != _config_digest(config):
         expected = f"the config_digest {_config_digest(config)}, that of the other keys' content"
         _refuse(path, expected, _shown(config["config_digest"]))
@@ -280,6 +293,9 @@ def _check_config(path: str, config: dict[str, Any]) -> tuple[Rule, Architecture
         _refuse(path, f"rule to be one of {sorted(RULES)}", _shown(name))
     if not isinstance(config["provenance"], dict):
         _refuse(path, "provenance to be a JSON object", _shown(config["provenance"]))
+    state_dtype = config.get("state_dtype", _DEFAULT_STATE_DTYPE)
+    if not isinstance(state_dtype, str) or state_dtype not in STATE_DTYPES:
+        _refuse(path, f"state_dtype to be one of {sorted(STATE_DTYPES)}", _shown(state_dtype))
     digest = config["digest"]
     if not isinstance(digest, str) or not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         _refuse(path, "digest to be sha256: and 64 hexadecimal digits", _shown(digest))
@@ -357,18 +373,21 @@ def _config_bytes(
     rule: Rule,
     learning_rate: float,
     provenance: dict[str, Any] | None,
+    state_dtype: str,
     model: bytes,
 ) -> bytes:
     path = _join(folder, CONFIG_FILE)
     rule_name = next((name for name, known in RULES.items() if type(rule) is known), None)
     if rule_name is None:
         _refuse(path, f"a rule of {sorted(known.__name__ for known in RULES.values())}", _shown(rule))
+    later = {} if state_dtype == _DEFAULT_STATE_DTYPE else {"state_dtype": state_dtype}
     config: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 2 if later else 1,
         "rule": rule_name,
         "hyperparameters": dataclasses.asdict(rule),
         "architecture": coordinatewise.architecture_of(network)._asdict(),
         "learning_rate": learning_rate,
+        **later,
         "provenance": {} if provenance is None else provenance,
         "digest": digest_of(model),
     }

@@ -18,13 +18,13 @@ ALLOWED = {
     "rnnprop_tf.hub": "huggingface_hub",
     "rnnprop_tf.network": "keras numpy",
     "rnnprop_tf.rule": "keras numpy rnnprop_tf.network",
+    "rnnprop_tf.state_types": "keras rnnprop_tf.network",
     "rnnprop_tf.files": "keras tensorflow",
     "rnnprop_tf.pretrained": "keras numpy safetensors rnnprop_tf.files rnnprop_tf.hub rnnprop_tf.network"
-    " rnnprop_tf.rule",
+    " rnnprop_tf.rule rnnprop_tf.state_types",
     "rnnprop_tf.network_config": "numpy rnnprop_tf.network rnnprop_tf.pretrained",
     "rnnprop_tf.environment": "keras",
     "rnnprop_tf.layout": "keras rnnprop_tf.network rnnprop_tf.rule",
-    "rnnprop_tf.state_types": "keras rnnprop_tf.network",
     "rnnprop_tf.rows": "tensorflow rnnprop_tf.network",
     "rnnprop_tf.compute": "keras numpy tensorflow rnnprop_tf.layout rnnprop_tf.network rnnprop_tf.rows"
     " rnnprop_tf.rule rnnprop_tf.state_types",
@@ -154,7 +154,8 @@ ALLOWED = {
     "trainer.evaluate": "absl numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
     " trainer.evaluation.baselines trainer.evaluation.competitors trainer.evaluation.evaluation"
     " trainer.evaluation.results trainer.evaluation.summary trainer.evaluation.tasks trainer.commands",
-    "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
+    "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.state_types"
+    " trainer.config trainer.checkpoint"
     " trainer.evaluation.results trainer.commands",
     "trainer.report": "absl trainer.paper.experiments trainer.paper.report trainer.commands",
     "trainer.convert": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule trainer.files"

@@ -143,6 +143,32 @@ def test_weights_of_the_other_rule_name_the_class_to_use(cls, other, tmp_path):
         other.from_pretrained(folder)
 
 
+def test_the_state_type_comes_with_the_weights(tmp_path):
+    assert RNNprop.from_pretrained().state_dtype == "float32"
+    small = RNNprop.from_pretrained("rnnprop-1-small")
+    assert small.state_dtype == "bfloat16"
+    small.save_pretrained(str(tmp_path))
+    assert RNNprop.from_pretrained(str(tmp_path)).state_dtype == "bfloat16"
+    assert RNNprop.from_pretrained(str(tmp_path), state_dtype="float32").state_dtype == "float32"
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "int8"])
+def test_a_model_file_keeps_its_state_type(state_dtype, tmp_path):
+    """Whatever the folder of its weights names: files from before it named any are float32."""
+    x, y = np.random.default_rng(0).normal(size=(16, 3)), np.ones(16)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile(RNNprop.from_pretrained("rnnprop-1-small", state_dtype=state_dtype), "mse")
+    model.fit(x, y, batch_size=4, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.state_dtype == state_dtype
+    for one in (model, loaded):
+        one.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    for found, expected in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "int8"])
 def test_a_part_need_not_be_larger_than_the_largest_slot(state_dtype, tmp_path):
     """As large as `docs/usage.md` says: the LSTM's units times the model's largest variable."""

@@ -10,6 +10,7 @@ from benchmarks.update_step import SHAPES
 
 ROOT = Path(__file__).parent.parent
 MEASURED = json.loads((ROOT / "results/benchmarks/options.json").read_text(encoding="utf-8"))["options"]
+OF_SMALL = json.loads((ROOT / "results/benchmarks/options_small.json").read_text(encoding="utf-8"))
 SMALL = ((5, 4), (3,))
 
 
@@ -23,6 +24,8 @@ def test_the_document_shows_what_was_measured():
     assert set(MEASURED) == set(options.OPTIONS)
     page = (ROOT / "docs/cost-and-limits.md").read_text(encoding="utf-8")
     assert options.with_table(page, MEASURED) == page
+    assert options.with_table(page, OF_SMALL["options"], OF_SMALL["weights"]) == page
+    assert set(OF_SMALL["options"]) == {f'`state_dtype="{dtype}"`' for dtype in ("bfloat16", "int8")}
 
 
 def test_the_table_is_put_under_its_heading():

@@ -135,6 +135,26 @@ def test_files_are_as_documented(folder: Path) -> None:
     }
 
 
+def test_a_state_type_is_the_second_version_and_float32_the_first(folder: Path, tmp_path: Path) -> None:
+    found = pretrained.load(folder)
+    assert found.state_dtype == "float32"
+    first = read_config(folder)
+    pretrained.save(
+        tmp_path / "narrow", found.network, found.rule, provenance=first["provenance"], state_dtype="int8"
+    )
+    narrow = pretrained.load(tmp_path / "narrow")
+    assert narrow.state_dtype == "int8"
+    second = read_config(tmp_path / "narrow")
+    assert second == seal(first | {"format_version": 2, "state_dtype": "int8"})
+    for config, expected in (
+        (first | {"state_dtype": "int8"}, "keys to be exactly"),
+        (first | {"format_version": 2}, "keys to be exactly .*'state_dtype'"),
+        *((second | {"state_dtype": value}, "state_dtype to be one of") for value in JUNK),
+    ):
+        write_config(folder, seal(config))
+        assert_refused(folder, "config.json", expected, "")
+
+
 def test_same_weights_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     found = pretrained.load(folder)
     pretrained.save(tmp_path / "again", found.network, found.rule, provenance=found.config["provenance"])
@@ -326,10 +346,10 @@ def test_header_that_is_not_one_is_refused(folder: Path, header: bytes) -> None:
         ('{"format_version": 1' + "0" * 9999 + "}", "valid JSON", "4300 digits"),
         ("[1, 2]", "a JSON object", r"\[1, 2\]"),
         ('"' + "x" * 10**6 + '"', "a JSON object", "xxx"),
-        ("{}", "format_version 1", "None"),
+        ("{}", "format_version 1 or 2", "None"),
         ('{"format_version": true}', "format_version 1", "True"),
         ('{"format_version": 1.0}', "format_version 1", r"1\.0"),
-        ('{"format_version": 2}', "format_version 1, .*a later one: upgrade", "2"),
+        ('{"format_version": 3}', "format_version 1 or 2, .*a later one: upgrade", "3"),
         ('{"format_version": 1}', r"keys to be exactly \['architecture'.*\]", r"\['format_version'\]"),
     ],
 )
@@ -419,6 +439,7 @@ def test_changed_digit_in_the_config_is_refused(folder: Path) -> None:
         ({"provenance": {"what": object()}}, "JSON can hold"),
         ({"provenance": {"long": "x" * 2**20}}, "a provenance of less than 1048576 bytes"),
         ({"provenance": []}, "provenance to be a JSON object"),
+        ({"state_dtype": "float16"}, r"state_dtype to be one of \['bfloat16', 'float32', 'int8'\]"),
         ({"network": coordinatewise.initial_weights(Architecture(lstm=(513,)), 1)}, "1 to 512 units"),
         (
             {"network": coordinatewise.initial_weights(Architecture(inputs=3), 1)},

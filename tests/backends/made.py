@@ -48,7 +48,8 @@ def steps(name_or_path: str, **arguments: Any) -> np.ndarray:
     """
     rng = np.random.default_rng(0)
     variables = [keras.Variable(np.zeros(shape, "float32")) for shape in SHAPES]
-    optimizer = rnnprop_tf.RNNprop.from_pretrained(name_or_path, **arguments)
+    # Where results differ in the last digit, a narrow state may be rounded to another number.
+    optimizer = rnnprop_tf.RNNprop.from_pretrained(name_or_path, **{"state_dtype": "float32", **arguments})
     scales = [10.0 ** rng.uniform(-4, 1, shape) for shape in SHAPES]
     means = [rng.normal(size=shape) for shape in SHAPES]
     result = []
