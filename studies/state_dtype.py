@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,7 +36,6 @@ TASKS = [
 ]
 
 
-@dataclass(frozen=True)
 class Stored(RNNpropRule):
     """The state is carried from step to step in these types.
 

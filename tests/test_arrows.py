@@ -154,8 +154,7 @@ ALLOWED = {
     "trainer.evaluate": "absl numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
     " trainer.evaluation.baselines trainer.evaluation.competitors trainer.evaluation.evaluation"
     " trainer.evaluation.results trainer.evaluation.summary trainer.evaluation.tasks trainer.commands",
-    "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.state_types"
-    " trainer.config trainer.checkpoint"
+    "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
     " trainer.evaluation.results trainer.commands",
     "trainer.report": "absl trainer.paper.experiments trainer.paper.report trainer.commands",
     "trainer.convert": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule trainer.files"

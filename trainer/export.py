@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from rnnprop_tf import network as coordinatewise
-from rnnprop_tf import pretrained, state_types
+from rnnprop_tf import pretrained
 from rnnprop_tf.network import Architecture
 from trainer import checkpoint, commands
 from trainer.checkpoint import Checkpoint
@@ -56,12 +56,7 @@ def best_checkpoint(folder: str, iteration: int | None = None) -> Checkpoint:
 
 
 def export(
-    run_dir: str,
-    out: str,
-    iteration: int | None = None,
-    results_dir: str | None = None,
-    recipe: str = "",
-    state_dtype: str = "float32",
+    run_dir: str, out: str, iteration: int | None = None, results_dir: str | None = None, recipe: str = ""
 ) -> Checkpoint:
     """Writes the weight folder. Returns the checkpoint it was made from.
 
@@ -71,7 +66,6 @@ def export(
         iteration: of the checkpoint; by default the best one.
         results_dir: of `trainer.evaluate`; what it measured of these very weights goes onto the card.
         recipe: how the weights were made, in words.
-        state_dtype: what `from_pretrained` is to store the LSTM's h and c as.
 
     Raises:
         ValueError: see `best_checkpoint`; or the results folder holds no runs.
@@ -95,11 +89,11 @@ def export(
         "results": {},
     }
     network = coordinatewise.from_tensors(tensors, _architecture(tensors))
-    pretrained.save(out, network, rule, config.alpha, provenance, state_dtype)
+    pretrained.save(out, network, rule, config.alpha, provenance)
     if rows:
         digest = short_digest(pretrained.load(os.path.join(out, "")).config)
         provenance["results"] = _measured(rows, digest, config.alpha)
-        pretrained.save(out, network, rule, config.alpha, provenance, state_dtype)
+        pretrained.save(out, network, rule, config.alpha, provenance)
     return chosen
 
 
@@ -134,7 +128,7 @@ def main(_: list[str]) -> None:
         path and os.path.expanduser(path) for path in (FLAGS.run_dir, FLAGS.out, FLAGS.results)
     )
     try:
-        chosen = export(run_dir, out, FLAGS.iteration, results, FLAGS.recipe, FLAGS.state_dtype)
+        chosen = export(run_dir, out, FLAGS.iteration, results, FLAGS.recipe)
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
     print(f"Wrote {out} from the checkpoint after {chosen.record['iteration']} iterations.")
@@ -146,8 +140,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "the weight folder to write", required=True)
     flags.DEFINE_integer("iteration", None, "checkpoint to take; by default the best by the run's criterion")
     flags.DEFINE_string("results", None, "folder of trainer.evaluate whose results go onto the card")
-    flags.DEFINE_enum(
-        "state_dtype", "float32", state_types.STATE_DTYPES, "what the optimizer is to store h and c as"
-    )
     flags.DEFINE_string("recipe", "", "how the weights were made, in words, for the card")
     commands.run(main)
