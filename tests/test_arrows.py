@@ -61,8 +61,10 @@ ALLOWED = {
     "trainer.problems.lstm": "numpy tensorflow trainer.datasets trainer.problems.base",
     "trainer.problems.convex": "numpy tensorflow trainer.problems.base",
     "trainer.problems.tricks": "numpy tensorflow trainer.problems.base",
-    "trainer.problems.catalog": "trainer.datasets trainer.problems.base trainer.problems.mlp"
-    " trainer.problems.cnn trainer.problems.lstm trainer.problems.convex trainer.problems.tricks",
+    "trainer.problems.layers": "keras numpy tensorflow trainer.datasets trainer.problems.base",
+    "trainer.problems.catalog": "keras trainer.datasets trainer.problems.base trainer.problems.mlp"
+    " trainer.problems.cnn trainer.problems.lstm trainer.problems.convex trainer.problems.tricks"
+    " trainer.problems.layers",
     # The Keras models that weights are judged by.
     "trainer.keras_models": "",
     "trainer.keras_models.data": "matplotlib numpy sklearn tensorflow trainer.datasets",
@@ -77,11 +79,14 @@ ALLOWED = {
     "trainer.estimators.tape": "tensorflow trainer.estimators.base trainer.unroll",
     "trainer.estimators.replay": "tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.estimators.base"
     " trainer.problems.base trainer.unroll",
+    "trainer.estimators.evolution": "tensorflow rnnprop_tf.network trainer.estimators.base"
+    " trainer.problems.base trainer.unroll",
     "trainer.estimators.imitation": "tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.estimators.base"
     " trainer.estimators.replay trainer.problems.base trainer.unroll",
     "trainer.config": "rnnprop_tf.network rnnprop_tf.rule trainer.problems.catalog trainer.estimators.base",
     "trainer.estimators.catalog": "tensorflow rnnprop_tf.pretrained trainer.config trainer.estimators.base"
-    " trainer.estimators.tape trainer.estimators.replay trainer.estimators.imitation",
+    " trainer.estimators.tape trainer.estimators.replay trainer.estimators.imitation"
+    " trainer.estimators.evolution",
     "trainer.checkpoint": "numpy safetensors tensorflow rnnprop_tf.network trainer.config trainer.files",
     # Evaluation: runs are computed, then read.
     "trainer.evaluation": "",

@@ -92,6 +92,12 @@ class MetaTrainConfig:
     plain_tape: bool = _setting(
         False, "one tape over the whole unroll, the slow reference, in place of the replay"
     )
+    evolution_pairs: int = _setting(
+        0,
+        "pairs of perturbed weights whose losses are compared over whole episodes, in place of a gradient; "
+        "the loss shown is then the mean of its logarithm; 0 for none",
+    )
+    evolution_deviation: float = _setting(0.02, "standard deviation of a weight's perturbation")
     iterations: int = _setting(15_000, "episodes to train for")
     outer_learning_rate: float = _setting(1e-4, "learning rate of the outer Adam")
     cosine_decay: bool = _setting(False, "let the outer learning rate fall to 0 over the run along a cosine")
@@ -119,7 +125,8 @@ class MetaTrainConfig:
         for name in ("scaling", "convex_dimension", "convex_scaling", "clipnorm", "longest_episode"):
             self._expect(0 <= getattr(self, name) < float("inf"), name, "0 or more")
         self._expect(0 <= self.seed < 2**31, "seed", "a number from 0 to 2^31 - 1")
-        for name in ("alpha", "outer_learning_rate"):
+        self._expect(self.evolution_pairs >= 0, "evolution_pairs", "0 or more")
+        for name in ("alpha", "outer_learning_rate", "evolution_deviation"):
             self._expect(0 < getattr(self, name) < float("inf"), name, "a positive number")
         self._expect(0 < self.sample <= 1, "sample", "a share above 0, up to 1")
         longest = self.longest_episode
@@ -132,6 +139,10 @@ class MetaTrainConfig:
         steps = self.episode_steps
         self._expect(longest >= steps, "task", f"NAME or NAME:STEPS with {steps} steps or more")
         self._check_teacher()
+        if self.evolution_pairs:
+            simple = not (self.teacher or self.plain_tape) and self.meta_batch_size == 1
+            expected = "0 with a teacher, plain_tape or a meta_batch_size above 1"
+            self._expect(simple, "evolution_pairs", expected)
 
     def _check_teacher(self) -> None:
         self._expect(self.teacher_warmup >= 0, "teacher_warmup", "0 or more")

@@ -72,24 +72,29 @@ class MetaTrainer:
         self._validation: LearnedRunner | None = None
         self._begin = tf.function(self._begin_episode, autograph=False)
         self._train = tf.function(self._train_period, autograph=False)
+        self._update = tf.function(self._apply, autograph=False)
 
     def weights(self) -> Network:
         """The weights as NumPy arrays."""
         return tf.nest.map_structure(lambda w: w.numpy(), self.network)
 
     def train_episode(self) -> float:
-        """One iteration: an episode, with an outer update each period. Returns its mean objective."""
+        """One iteration: an episode, with an outer update each period, or one after it where the estimator
+        says so. Returns its mean objective."""
         problem, periods = self.episodes.plan(self.iteration)
         if self.config.cosine_decay:
             self._outer.learning_rate.assign(self._outer_learning_rate())
         iteration = tf.constant(self.iteration)
         episode = self._begin(problem, iteration)
-        objectives = []
+        objectives, gradients = [], []
         for k in range(periods):
             place = Place(problem, iteration, tf.constant(k))
-            episode, objective, finite = self._train(place, episode)
+            episode, objective, gradient = self._train(place, episode)
             objectives.append(float(objective))
-            self.skipped_updates += not bool(finite)
+            gradients.append(gradient)
+            if k == periods - 1 or not self.estimator.once_an_episode:
+                self.skipped_updates += not bool(self._update(tf.add_n(gradients) / len(gradients)))
+                gradients = []
         self.iteration += 1
         loss = float(np.mean(objectives))
         self._average(loss)
@@ -108,14 +113,14 @@ class MetaTrainer:
         return self.strategy.run(begin)
 
     def _train_period(self, place: Place, episode: Episode) -> tuple[Episode, tf.Tensor, tf.Tensor]:
-        """One outer update: the episode after the period, the objective, and whether all was finite.
+        """A period: the episode after it, the objective, and the gradient as one vector.
 
         The episode is the replicas', each has its own; what they find out is averaged here.
         """
         network = tf.nest.map_structure(tf.convert_to_tensor, self.network)
         episode, *found = self.strategy.run(self._estimate, (place, network, episode))
         objective, flat = (self.strategy.reduce("MEAN", value, axis=None) for value in found)
-        return episode, objective, self._apply(flat)
+        return episode, objective, flat
 
     def _estimate(
         self, place: Place, network: Network, episode: Episode

@@ -121,6 +121,11 @@ class Estimator(ABC):
     """The rule's learning rate."""
     objective: Objective
 
+    @property
+    def once_an_episode(self) -> bool:
+        """Whether the weights stay during an episode and change after it, by the mean of its estimates."""
+        return False
+
     def begin(self, problem: Problem, network: Network, draw: Draw, seed: Seed) -> Episode:
         """An episode before its first step.
 

@@ -7,13 +7,15 @@ import tensorflow as tf
 from rnnprop_tf import pretrained
 from trainer.config import MetaTrainConfig
 from trainer.estimators.base import Estimator
+from trainer.estimators.evolution import Evolution
 from trainer.estimators.imitation import Imitation, LearnedTeacher
 from trainer.estimators.replay import Replay
 from trainer.estimators.tape import Tape
 
 
 def estimator(config: MetaTrainConfig) -> Estimator:
-    """Imitation where there is a teacher, else the meta-gradient, replayed or by a plain tape.
+    """Imitation where there is a teacher, evolution where there are pairs, else the meta-gradient, replayed
+    or by a plain tape.
 
     Raises:
         ValueError: the teacher's weights cannot be read.
@@ -28,6 +30,14 @@ def estimator(config: MetaTrainConfig) -> Estimator:
             warmup=config.teacher_warmup,
             sample=config.sample,
             teacher_share=config.teacher_share,
+        )
+    if config.evolution_pairs:
+        return Evolution(
+            rule=rule,
+            alpha=alpha,
+            objective=objective,
+            pairs=config.evolution_pairs,
+            deviation=config.evolution_deviation,
         )
     if config.plain_tape:
         return Tape(rule=rule, alpha=alpha, objective=objective)

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import keras
+
 from trainer import datasets
+from trainer.problems import layers
 from trainer.problems.base import Problem
 from trainer.problems.cnn import CNN
+from trainer.problems.layers import Continued, Examples, KerasProblem
 from trainer.problems.lstm import RowLSTM, SineLSTM
 from trainer.problems.mlp import MLP
 
@@ -62,6 +66,20 @@ def _sine(layers: int = 1, noise: float = 0.1) -> Build:
     return lambda _: SineLSTM(layers=layers, noise=noise)
 
 
+def _layers(
+    make: Callable[[], keras.Model],
+    loss: str,
+    load: Callable[[], Examples],
+    batch_size: int,
+    continued: int = 0,
+) -> Build:
+    def build(_: str | None) -> Problem:
+        problem = KerasProblem(make, loss, load(), batch_size)
+        return Continued(problem, continued) if continued else problem
+
+    return build
+
+
 PAPER_TASKS: dict[str, Task] = {
     **{f"mnist-nn-sigmoid-{steps}": Task(_mlp("mnist"), steps) for steps in (100, 2_000, 10_000)},
     **{f"mnist-nn-{a}-100": Task(_mlp("mnist", activation=a), 100) for a in ("relu", "elu", "tanh")},
@@ -106,7 +124,61 @@ SMALL_TASKS: dict[str, Task] = {
 }
 """Cheap tasks, for meta-training and for trying things out; `pool4`: averaged over 4x4 pixels."""
 
-TASKS: dict[str, Task] = PAPER_TASKS | SMALL_TASKS
+_CLASSES, _SQUARES, _ODDS = "sparse_categorical_crossentropy", "mean_squared_error", "binary_crossentropy"
+_SMALL_DENSE = layers.dense((8, 8), (24, 24), 10, last="softmax")
+
+LAYER_TASKS: dict[str, Task] = {
+    "digits-logistic-b8-100": Task(
+        _layers(layers.dense((8, 8), (), 10, last="softmax"), _CLASSES, layers.digits, 8), 100
+    ),
+    "digits-dense-b4-100": Task(_layers(_SMALL_DENSE, _CLASSES, layers.digits, 4), 100),
+    "digits-dense-l5-b32-100": Task(
+        _layers(
+            layers.dense((8, 8), (24,) * 5, 10, last="softmax", initializer="he_normal"),
+            _CLASSES,
+            layers.digits,
+            32,
+        ),
+        100,
+    ),
+    "digits-batch-norm-b32-100": Task(
+        _layers(
+            layers.dense((8, 8), (24, 24), 10, last="softmax", batch_norm=True), _CLASSES, layers.digits, 32
+        ),
+        100,
+    ),
+    "digits-residual-b16-100": Task(_layers(layers.residual, _CLASSES, layers.digits, 16), 100),
+    "digits-attention-b32-100": Task(_layers(layers.attention, _CLASSES, layers.digits, 32), 100),
+    "digits-conv-batch-norm-b32-100": Task(_layers(layers.convolutions, _CLASSES, layers.digits, 32), 100),
+    "digits-autoencoder-b32-100": Task(
+        _layers(layers.dense((64,), (32, 6, 32), 64, last="sigmoid"), _SQUARES, layers.digits_again, 32), 100
+    ),
+    "table-relu-b16-100": Task(
+        _layers(layers.dense((8,), (24, 24), 1), _SQUARES, lambda: layers.table(0.3), 16), 100
+    ),
+    "table-relu-b1-100": Task(
+        _layers(layers.dense((8,), (24,), 1), _SQUARES, lambda: layers.table(0.3), 1), 100
+    ),
+    "table-tanh-b64-100": Task(
+        _layers(layers.dense((8,), (24, 24), 1, "tanh"), _SQUARES, lambda: layers.table(0.05), 64), 100
+    ),
+    "sentences-bag-b32-100": Task(_layers(layers.embedding_bag, _CLASSES, layers.sentences, 32), 100),
+    "sentences-lstm-b16-100": Task(_layers(layers.embedding_lstm, _CLASSES, layers.sentences, 16), 100),
+    "neighbours-pairs-b64-100": Task(_layers(layers.embedding_pairs, _ODDS, layers.neighbours, 64), 100),
+    "chain-gru-b32-100": Task(_layers(layers.chain_gru, _CLASSES, layers.chain, 32), 100),
+    "digits-residual-b16-continued-50": Task(
+        _layers(layers.residual, _CLASSES, layers.digits, 16, continued=400), 50
+    ),
+    "sentences-bag-b32-continued-50": Task(
+        _layers(layers.embedding_bag, _CLASSES, layers.sentences, 32, continued=400), 50
+    ),
+    "table-relu-b16-continued-50": Task(
+        _layers(layers.dense((8,), (24, 24), 1), _SQUARES, lambda: layers.table(0.3), 16, continued=400), 50
+    ),
+}
+"""Cheap tasks of Keras layers, for meta-training; `continued`: from where Adam has been for 400 steps."""
+
+TASKS: dict[str, Task] = PAPER_TASKS | SMALL_TASKS | LAYER_TASKS
 
 
 def task(name: str) -> Task:
