@@ -60,6 +60,7 @@ OPTIONS: dict[str, Option] = {
     '`state_dtype="bfloat16"`': Option({"state_dtype": "bfloat16"}),
     '`state_dtype="int8"`': Option({"state_dtype": "int8"}),
     "`settling=2.0`, as in `rnnprop-1-settling`": Option({"settling": 2.0}),
+    "`annealing=2500.0`": Option({"annealing": 2_500.0}),
     "`skip_nonfinite=False`": Option({"skip_nonfinite": False}),
     "a step that is skipped": Option(bad_gradient=True),
     "`clipvalue=1.0`": Option({"clipvalue": 1.0}),

@@ -45,9 +45,9 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
     - After a skipped step the numbers are those of the step before.
     - With `state_dtype="bfloat16"` or `"int8"` h has 8 bits, and the direction is right to about a hundredth.
 
-    m~ and the factor of `settling` are bias-corrected for the current step, which for coordinates that have
-    slept is not that of their last move. Weight decay and constraints are no part of the update here, nor is
-    what `use_ema` writes.
+    m~ and the factor of `settling` or `annealing` are bias-corrected for the current step, which for
+    coordinates that have slept is not that of their last move. Weight decay and constraints are no part of
+    the update here, nor is what `use_ema` writes.
 
     Args:
         optimizer: An `RNNprop` or a `DMOptimizer`.

@@ -10,7 +10,7 @@ from rnnprop_tf import pretrained
 from rnnprop_tf.backends import BackendOptimizer
 from rnnprop_tf.learned import KerasArguments, LearnedOptimizer, LearningRate
 from rnnprop_tf.network import Network
-from rnnprop_tf.rule import DMRule, RNNpropRule, SettlingRule
+from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule, SettlingRule
 
 __all__ = ["DMOptimizer", "KerasArguments", "LearnedOptimizer", "LearningRate", "RNNprop"]
 
@@ -44,7 +44,8 @@ class RNNprop(BackendOptimizer):
     its shape and, for each LSTM layer k from 1, `{variable}_lstm{k}_h` and `{variable}_lstm{k}_c` of shape
     `[units, *shape]`. The slots are float32 whatever the variable's type (h and c of `state_dtype`), and so
     is the arithmetic. With the paper's network that is 82 numbers for each number of the model: 328 bytes,
-    168 with bfloat16, 88 with int8. With `settling` there is `{variable}_u` too, after `{variable}_v`.
+    168 with bfloat16, 88 with int8. With `settling` or `annealing` there is `{variable}_u`
+    too, after `{variable}_v`.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
@@ -57,6 +58,10 @@ class RNNprop(BackendOptimizer):
             `2.0`. Defaults to `0.0`.
         beta_3: A float in [0, 1), with `settling` the decay of the longer running mean of squared gradients.
             Defaults to `0.9999`.
+        annealing: A float of at least 1, or 0 for none: the number of steps after which steps become shorter,
+            as 1 / t does, and sooner where gradients become smaller, see `rnnprop_tf.rule.AnnealingRule`,
+            which is not in the paper. For long trainings: there is no length to give. Not together with
+            `settling`. Defaults to `0.0`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"`, `"bfloat16"` or `"int8"`, how the LSTM's h and c are stored between steps;
             the arithmetic is float32. They are most of the state: `"bfloat16"` halves it, `"int8"` makes it
@@ -84,8 +89,8 @@ class RNNprop(BackendOptimizer):
 
     Raises:
         TypeError: If `network` is not a `Network`.
-        ValueError: If a weight or hyperparameter is out of its range or shape, or if two averages are asked
-            for.
+        ValueError: If a weight or hyperparameter is out of its range or shape, or if two averages, or
+            `settling` and `annealing`, are asked for.
         RuntimeError: If Keras runs on another backend than TensorFlow, JAX or PyTorch, or `tf.keras`
             is Keras 2.
 
@@ -110,6 +115,7 @@ class RNNprop(BackendOptimizer):
         epsilon: float = 1e-8,
         settling: float = 0.0,
         beta_3: float = 0.9999,
+        annealing: float = 0.0,
         skip_nonfinite: bool = True,
         state_dtype: str = "float32",
         use_averaging: bool = False,
@@ -122,6 +128,13 @@ class RNNprop(BackendOptimizer):
         rule: RNNpropRule = SettlingRule(beta_1, beta_2, epsilon, beta_3, settling)
         if settling == 0.0:
             rule = RNNpropRule(beta_1, beta_2, epsilon)
+        if annealing != 0.0:
+            rule = AnnealingRule(beta_1, beta_2, epsilon, annealing)
+            if settling != 0.0:
+                raise ValueError(
+                    "Expected one of settling and annealing, which both make steps smaller. "
+                    f"Received: settling={settling}, annealing={annealing}."
+                )
         if network is None:
             network = pretrained.load(pretrained.DEFAULT).network
         super().__init__(

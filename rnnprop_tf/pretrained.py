@@ -4,8 +4,9 @@ A weight folder holds two files.
 
 `config.json`
     - `format_version`: 1, or 2 where there is a `state_dtype`.
-    - `rule`: `"rnnprop"`, `"rnnprop-settling"` or `"dm"`.
-    - `hyperparameters`: the rule's; `beta_1`, `beta_2` and `epsilon`, with `beta_3` and `settling`; or `p`.
+    - `rule`: `"rnnprop"`, `"rnnprop-settling"`, `"rnnprop-annealing"` or `"dm"`.
+    - `hyperparameters`: the rule's; `beta_1`, `beta_2` and `epsilon`, with `beta_3` and `settling`, or
+      `annealing`; or `p`.
     - `architecture`: `inputs` (the rule's number of inputs), `preprocess` and `lstm` (units per layer, bottom
       first).
     - `learning_rate`: the alpha that the weights were meta-trained with.
@@ -44,7 +45,7 @@ from keras import ops
 from rnnprop_tf import files, hub
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, SettlingRule, checked
+from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule, Rule, SettlingRule, checked
 from rnnprop_tf.state_types import STATE_DTYPES
 
 DEFAULT = "rnnprop-1"
@@ -68,7 +69,12 @@ MODEL_FILE = "model.safetensors"
 NEXT = ".next"
 """Suffix of a file that `save` has written but not yet put in place."""
 
-RULES: dict[str, type[Rule]] = {"rnnprop": RNNpropRule, "rnnprop-settling": SettlingRule, "dm": DMRule}
+RULES: dict[str, type[Rule]] = {
+    "rnnprop": RNNpropRule,
+    "rnnprop-settling": SettlingRule,
+    "rnnprop-annealing": AnnealingRule,
+    "dm": DMRule,
+}
 
 MAX_CONFIG_BYTES = 2**20
 MAX_HEADER_BYTES = 2**16

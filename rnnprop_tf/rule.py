@@ -46,6 +46,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "beta_2": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
     "beta_3": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
     "epsilon": ("in (0, 1]", lambda x: 0.0 < x <= 1.0),
+    "annealing": ("of at least 1", lambda x: 1.0 <= x < float("inf")),
     "settling": ("in [0, 10]", lambda x: 0.0 <= x <= 10.0),
     # e^p must be finite in float32.
     "p": ("in (0, 80]", lambda x: 0.0 < x <= 80.0),
@@ -131,12 +132,13 @@ class Rule(ABC):
             object.__setattr__(self, field.name, checked(field.name, getattr(self, field.name)))
 
     @abstractmethod
-    def accumulate(self, accumulators: Accumulators, gradient: Tensor) -> Accumulators:
+    def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
         """The running means with this step's gradient, before sleeping coordinates are sorted out.
 
         Args:
             accumulators: each [N].
             gradient: [N].
+            step: the number of the step, counting from 1; see `update`.
 
         Returns:
             The next accumulators.
@@ -241,7 +243,7 @@ class Rule(ABC):
         Returns:
             What the rule sees, and the next accumulators.
         """
-        new = self.accumulate(accumulators, gradient)
+        new = self.accumulate(accumulators, gradient, step)
         awake = ops.not_equal(gradient, 0.0)
         seen = Observation(self.inputs(new, gradient, step), self.scale(new, step), awake)
         return seen, new._make(ops.where(awake, n, o) for n, o in zip(new, accumulators, strict=True))
@@ -336,7 +338,7 @@ class RNNpropRule(Rule):
     inputs_size: ClassVar[int] = 2
     bounded: ClassVar[bool] = True
 
-    def accumulate(self, accumulators: Accumulators, gradient: Tensor) -> Accumulators:
+    def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
         return accumulators._replace(
             m=self.beta_1 * accumulators.m + (1.0 - self.beta_1) * gradient,
             v=self.beta_2 * accumulators.v + (1.0 - self.beta_2) * gradient * gradient,
@@ -368,7 +370,7 @@ class RNNpropRule(Rule):
 
 
 class SettlingAccumulators(NamedTuple):
-    """The running means of RNNprop with `settling`."""
+    """The running means of RNNprop with `settling` or `annealing`."""
 
     m: Tensor
     """[N], of gradients."""
@@ -407,13 +409,51 @@ class SettlingRule(RNNpropRule):
 
     accumulators_class: ClassVar[type[Any]] = SettlingAccumulators
 
-    def accumulate(self, accumulators: Accumulators, gradient: Tensor) -> Accumulators:
+    def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
         u = self.beta_3 * accumulators.u + (1.0 - self.beta_3) * gradient * gradient
-        return super().accumulate(accumulators, gradient)._replace(u=u)
+        return super().accumulate(accumulators, gradient, step)._replace(u=u)
 
     def scale(self, accumulators: Accumulators, step: Tensor) -> Tensor:
         remembered = self.settling * ops.sqrt(accumulators.u) + self.epsilon
         return ops.square(ops.minimum(self.gradient_size(accumulators, step) / remembered, 1.0))
+
+
+@dataclass(frozen=True)
+class AnnealingRule(RNNpropRule):
+    """RNNprop whose steps become smaller as training goes on; with the same networks.
+
+    It is ours, not the paper's. u is the mean of squared gradients so far, where the newest weighs
+    (g + 1) / (t + g), g = 3: about the last quarter of the training. At step t the direction is multiplied by
+    min(1, annealing / t * v^ / u). So the first `annealing` steps are RNNprop's where gradients stay as they
+    are; later ones become shorter as 1 / t does, which makes the noise of stochastic gradients average out;
+    and where gradients become smaller, as in a network that comes to fit all its data, steps do so sooner.
+
+    Large gradients of the past are forgotten: those of the first n steps weigh (n / t)^4. So targets far
+    from the first outputs do not keep a model from moving, as they do with `SettlingRule`.
+
+    Args:
+        beta_1: the decay of m.
+        beta_2: the decay of v.
+        epsilon: added to the roots.
+        annealing: T, the number of steps after which steps of gradients of one size become shorter.
+    """
+
+    annealing: float = 2_500.0
+
+    accumulators_class: ClassVar[type[Any]] = SettlingAccumulators
+
+    FORGETTING: ClassVar[int] = 3
+    """g, how fast u forgets; see `rnnprop_tf.averaging` for the same weights."""
+
+    def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
+        weight = (self.FORGETTING + 1) / (step + self.FORGETTING)
+        u = accumulators.u + weight * (gradient * gradient - accumulators.u)
+        return super().accumulate(accumulators, gradient, step)._replace(u=u)
+
+    def scale(self, accumulators: Accumulators, step: Tensor) -> Tensor:
+        recent = ops.square(self.gradient_size(accumulators, step))
+        past = accumulators.u + self.epsilon**2
+        return ops.minimum(recent / past * (self.annealing / step), 1.0)
 
 
 class DMAccumulators(NamedTuple):
@@ -442,7 +482,7 @@ class DMRule(Rule):
     inputs_size: ClassVar[int] = 2
     bounded: ClassVar[bool] = False
 
-    def accumulate(self, accumulators: Accumulators, gradient: Tensor) -> Accumulators:
+    def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
         return accumulators
 
     def inputs(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Tensor:

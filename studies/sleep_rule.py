@@ -34,7 +34,7 @@ class NeverAsleep(RNNpropRule):
     """The paper's: every coordinate moves at every step."""
 
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
-        new = self.accumulate(accumulators, gradient)
+        new = self.accumulate(accumulators, gradient, step)
         awake = ops.ones_like(gradient, dtype="bool")
         return Observation(self.inputs(new, gradient, step), scale=(), awake=awake), new
 
@@ -44,7 +44,7 @@ class AsleepUntilFirstGradient(RNNpropRule):
     """Held while v = 0."""
 
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
-        new = self.accumulate(accumulators, gradient)
+        new = self.accumulate(accumulators, gradient, step)
         return Observation(self.inputs(new, gradient, step), scale=(), awake=new.v > 0), new
 
 
@@ -55,7 +55,7 @@ class AsleepWhenMomentumIsSpent(RNNpropRule):
     threshold: ClassVar[float] = 0.1
 
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
-        new = self.accumulate(accumulators, gradient)
+        new = self.accumulate(accumulators, gradient, step)
         awake = (gradient != 0) | (ops.abs(self.m_tilde(new, step)) >= self.threshold)
         return Observation(self.inputs(new, gradient, step), scale=(), awake=awake), new
 
@@ -71,7 +71,7 @@ class NoStepButDecay(RNNpropRule):
     """No gradient, no step; m and v go on decaying, the LSTM's state is held."""
 
     def observe(self, accumulators: Any, gradient: Any, step: Any) -> Any:
-        new = self.accumulate(accumulators, gradient)
+        new = self.accumulate(accumulators, gradient, step)
         return Observation(self.inputs(new, gradient, step), scale=(), awake=gradient != 0), new
 
 

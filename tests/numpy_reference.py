@@ -6,7 +6,7 @@ import numpy as np
 
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, Network
-from rnnprop_tf.rule import DMRule, RNNpropRule, SettlingRule
+from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule, SettlingRule
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -85,6 +85,27 @@ class SettlingReference(RNNpropReference):
         recent = math.sqrt(self.v / (1 - rule.beta_2**t)) + rule.epsilon
         ratio = recent / (rule.settling * math.sqrt(self.u) + rule.epsilon)
         return direction * ratio**2 if ratio < 1 else direction
+
+    def accumulators(self) -> list[float]:
+        return [self.m, self.v, self.u]
+
+
+class AnnealingReference(RNNpropReference):
+    """One coordinate: as RNNprop, times T / t and the ratio of recent to past squares, if that is below 1."""
+
+    def __init__(self, rule: AnnealingRule, network: Network):
+        super().__init__(rule, network)
+        self.u = 0.0
+
+    def step(self, g: float, t: int) -> float:
+        if g == 0.0:
+            return 0.0
+        direction = super().step(g, t)
+        weight = 4 / (t + 3)
+        self.u = (1 - weight) * self.u + weight * g**2
+        recent = math.sqrt(self.v / (1 - self.rule.beta_2**t)) + self.rule.epsilon
+        factor = self.rule.annealing / t * recent**2 / (self.u + self.rule.epsilon**2)
+        return direction * factor if factor < 1 else direction
 
     def accumulators(self) -> list[float]:
         return [self.m, self.v, self.u]

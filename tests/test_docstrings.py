@@ -11,7 +11,7 @@ import rnnprop_tf
 from rnnprop_tf import network, pretrained, rule
 
 CLASSES = (rnnprop_tf.RNNprop, rnnprop_tf.DMOptimizer, rnnprop_tf.OptimizerMonitor)
-CLASSES += (rule.RNNpropRule, rule.SettlingRule, rule.DMRule)
+CLASSES += (rule.RNNpropRule, rule.SettlingRule, rule.AnnealingRule, rule.DMRule)
 WITH_EXAMPLE = {*rnnprop_tf.__all__, "RNNprop.from_pretrained", "RNNprop.save_pretrained"}
 WITH_REFERENCE = {"RNNprop", "DMOptimizer", "RNNpropRule", "DMRule"}
 

@@ -13,7 +13,7 @@ from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 from rnnprop_tf import DMOptimizer, RNNprop, compute
 from rnnprop_tf.network import Architecture, Dense, LSTMLayer, LSTMState, Network, initial_weights
-from rnnprop_tf.rule import DMRule, RNNpropRule, SettlingRule
+from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule, SettlingRule
 
 CLASSES = (RNNprop, DMOptimizer)
 MODES = ("eager", "graph", "jit")
@@ -206,6 +206,22 @@ def test_class_equals_rule_over_random_steps(cls, rule, mode, monkeypatch):
         np.testing.assert_allclose(slot.reshape(value.shape), value.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_annealing_survives_config_and_weight_folder(tmp_path):
+    optimizer = RNNprop(network=random_network(), annealing=70.0)
+    optimizer.save_pretrained(tmp_path / "weights")
+    for same in (
+        RNNprop.from_config(optimizer.get_config()),
+        RNNprop.from_pretrained(tmp_path / "weights"),
+        RNNprop.from_pretrained("rnnprop-quick", annealing=70.0),
+    ):
+        assert same.rule == AnnealingRule(annealing=70.0)
+    for bad in (None, -1.0, 0.5, float("nan")):
+        with pytest.raises(ValueError, match="Expected annealing to be a number of at least 1"):
+            RNNprop(network=random_network(), annealing=bad)
+    with pytest.raises(ValueError, match="one of settling and annealing"):
+        RNNprop(network=random_network(), annealing=70.0, settling=1.0)
+
+
 def test_settling_survives_config_and_weight_folder(tmp_path):
     optimizer = RNNprop(network=random_network(), settling=1.5, beta_3=0.99)
     optimizer.save_pretrained(tmp_path / "weights")
@@ -231,7 +247,7 @@ def test_features_are_adams_and_rmsprops_updates():
     accumulators = rule.accumulators_class(tf.zeros(5), tf.zeros(5))
     for t in range(1, 13):
         gradient = tf.constant(np.random.default_rng(t).normal(size=5), "float32")
-        accumulators = rule.accumulate(accumulators, gradient)
+        accumulators = rule.accumulate(accumulators, gradient, tf.constant(float(t)))
         inputs = rule.inputs(accumulators, gradient, tf.constant(float(t)))
         for optimizer, variable in variables.items():
             variable.assign(tf.zeros(5))
@@ -437,6 +453,7 @@ SPARSE = {
     "accumulation": {"gradient_accumulation_steps": 2},
     "scaled": {"loss_scale_factor": 2.0},
     "settling": {"settling": 2.0},
+    "annealing": {"annealing": 2.0},
     "bfloat16": {"state_dtype": "bfloat16"},
     "int8": {"state_dtype": "int8"},
 }

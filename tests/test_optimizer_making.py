@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from rnnprop_tf import DMOptimizer, RNNprop, list_pretrained, pretrained
-from rnnprop_tf.rule import RNNpropRule, SettlingRule
+from rnnprop_tf.rule import AnnealingRule, RNNpropRule, SettlingRule
 
 CONFIG = {"learning_rate": 0.25, "clipnorm": 2.0}
 
@@ -54,10 +54,14 @@ def test_keras_finds_it_by_its_name_and_by_an_empty_config(identifier):
 
 
 def test_a_part_of_a_config_is_enough():
-    for config in (CONFIG, CONFIG | {"settling": 2.0}):
-        optimizer = keras.optimizers.deserialize({"class_name": "RNNprop", "config": dict(config)})
+    for more, rule in (
+        ({}, RNNpropRule()),
+        ({"settling": 2.0}, SettlingRule(settling=2.0)),
+        ({"annealing": 9.0}, AnnealingRule(annealing=9.0)),
+    ):
+        optimizer = keras.optimizers.deserialize({"class_name": "RNNprop", "config": CONFIG | more})
         assert (float(optimizer.learning_rate), optimizer.clipnorm) == (0.25, 2.0)
-        assert optimizer.rule == (SettlingRule(settling=2.0) if "settling" in config else RNNpropRule())
+        assert optimizer.rule == rule
 
 
 def test_a_model_compiles_and_trains_with_the_string():

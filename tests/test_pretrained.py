@@ -24,7 +24,7 @@ from numpy.testing import assert_array_equal
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
 from rnnprop_tf.network import Architecture, Network
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, SettlingRule
+from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule, Rule, SettlingRule
 
 SMALL = Architecture(preprocess=(3,), lstm=(4, 2))
 
@@ -99,6 +99,7 @@ def assert_refused(folder: Path, file: str, expected: str, received: str) -> Non
     [
         (RNNpropRule(0.9, 0.999, 1e-7), Architecture()),
         (SettlingRule(0.9, 0.999, 1e-7, 0.99, 0.5), Architecture()),
+        (AnnealingRule(0.9, 0.999, 1e-7, 70.0), Architecture()),
         (DMRule(p=7), Architecture(preprocess=())),
         (RNNpropRule(), Architecture(2, (512,) * 2, (1,) * 8)),
     ],
@@ -390,7 +391,7 @@ SIZES = {
             if v != [] or "lstm" in key
         ),
         *(
-            ("rule", v, r"rule to be one of \['dm', 'rnnprop', 'rnnprop-settling'\]")
+            ("rule", v, r"rule to be one of \['dm', 'rnnprop', 'rnnprop-annealing', 'rnnprop-settling'\]")
             for v in [*JUNK, 1, "RNNprop", "__class__"]
         ),
         *(("provenance", v, "provenance to be a JSON object") for v in JUNK if not isinstance(v, dict)),
@@ -434,7 +435,7 @@ def test_changed_digit_in_the_config_is_refused(folder: Path) -> None:
     [
         ({"learning_rate": -1.0}, "learning_rate to be a number positive"),
         ({"learning_rate": float("nan")}, "numbers, texts, lists and dicts that JSON can hold"),
-        ({"rule": object()}, r"a rule of \['DMRule', 'RNNpropRule', 'SettlingRule'\]"),
+        ({"rule": object()}, r"a rule of \['AnnealingRule', 'DMRule', 'RNNpropRule', 'SettlingRule'\]"),
         ({"provenance": {"loss": float("inf")}}, "JSON can hold"),
         ({"provenance": {"what": object()}}, "JSON can hold"),
         ({"provenance": {"long": "x" * 2**20}}, "a provenance of less than 1048576 bytes"),

@@ -9,21 +9,33 @@ import numpy as np
 import pytest
 from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
-from numpy_reference import DMReference, RNNpropReference, SettlingReference, random_network
+from numpy_reference import (
+    AnnealingReference,
+    DMReference,
+    RNNpropReference,
+    SettlingReference,
+    random_network,
+)
 
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture, LSTMState, Network
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule, RuleState, SettlingRule
+from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule, Rule, RuleState, SettlingRule
 
 RULES = [
     pytest.param(RNNpropRule(), Architecture(), id="rnnprop"),
     pytest.param(RNNpropRule(beta_1=0.8, beta_2=0.99, epsilon=1e-3), Architecture(2, (5,), (4,)), id="other"),
     pytest.param(SettlingRule(beta_3=0.9, settling=1.5), Architecture(2, (5,), (4,)), id="settling"),
+    pytest.param(AnnealingRule(annealing=2.0), Architecture(2, (5,), (4,)), id="annealing"),
     pytest.param(DMRule(), Architecture(preprocess=()), id="dm"),
     pytest.param(DMRule(p=3.0), Architecture(2, (), (4, 3)), id="dm-p3"),
 ]
 
-REFERENCES = {RNNpropRule: RNNpropReference, SettlingRule: SettlingReference, DMRule: DMReference}
+REFERENCES = {
+    RNNpropRule: RNNpropReference,
+    SettlingRule: SettlingReference,
+    AnnealingRule: AnnealingReference,
+    DMRule: DMReference,
+}
 
 
 def gradients_with_zeros(steps: int, coordinates: int, seed: int) -> np.ndarray:
@@ -134,7 +146,11 @@ def test_what_a_rule_says_of_itself(rule: Rule, architecture: Architecture) -> N
     seen, accumulators = rule.observe(state.accumulators, gradient, step)
     assert seen.inputs.shape == (rule.inputs_size, 3)
     assert_array_equal(seen.awake, [True, False, True])
-    assert (np.shape(seen.scale) == (3,)) if isinstance(rule, SettlingRule) else (seen.scale == ())
+    assert (
+        (np.shape(seen.scale) == (3,))
+        if isinstance(rule, SettlingRule | AnnealingRule)
+        else (seen.scale == ())
+    )
     assert type(accumulators) is type(state.accumulators) is rule.accumulators_class
     m_tilde = rule.m_tilde(accumulators, step)
     if isinstance(rule, DMRule):
@@ -149,6 +165,7 @@ def test_fields_of_the_state_are_the_papers_names() -> None:
     """Their order is the checkpoint's."""
     assert RNNpropRule.accumulators_class._fields == ("m", "v")
     assert SettlingRule.accumulators_class._fields == ("m", "v", "u")
+    assert AnnealingRule.accumulators_class._fields == ("m", "v", "u")
     assert DMRule.accumulators_class._fields == ()
 
 
@@ -202,6 +219,24 @@ def test_settling_shortens_steps_once_gradients_have_shrunk_and_not_before() -> 
     assert_allclose(directions(SettlingRule(beta_2=0.5, settling=0.0), network, gradients), plain)
 
 
+def test_annealing_shortens_steps_as_1_over_t_and_sooner_where_gradients_shrink() -> None:
+    network = random_network(Architecture(), seed=14)
+    rule, plain = AnnealingRule(beta_2=0.0, annealing=20.0), RNNpropRule(beta_2=0.0)
+    gradients = np.sign(np.random.default_rng(15).normal(size=(80, 20)))
+    ratio = directions(rule, network, gradients) / directions(plain, network, gradients)
+    assert_allclose(ratio, np.minimum(1.0, 20.0 / np.arange(1, 81))[:, None] * np.ones(20))
+    # With v the last square alone, the mean of the last quarter's squares is all that is remembered.
+    shrunk = gradients * np.where(np.arange(80) < 40, 1.0, 0.1)[:, None]
+    ratio = directions(rule, network, shrunk) / directions(plain, network, shrunk)
+    past = 0.01 + 0.99 * np.prod(1.0 - 4.0 / (np.arange(41, 81) + 3.0))
+    assert_allclose(ratio[-1], 20.0 / 80.0 * 0.01 / past, rtol=1e-6)
+    assert ratio[41].max() < 0.02
+    # Large gradients of the first steps are forgotten with the fourth power of the steps since.
+    grown = gradients * np.where(np.arange(80) < 8, 10.0, 1.0)[:, None]
+    ratio = directions(rule, network, grown) / directions(plain, network, grown)
+    assert_allclose(ratio[-1], 20.0 / 80.0, rtol=0.02)
+
+
 @pytest.mark.parametrize(("rule", "architecture"), RULES)
 def test_float32_follows_float64(rule: Rule, architecture: Architecture) -> None:
     network = coordinatewise.initial_weights(architecture, seed=12)
@@ -229,6 +264,8 @@ def test_float32_follows_float64(rule: Rule, architecture: Architecture) -> None
         (RNNpropRule, "epsilon", float("nan")),
         (RNNpropRule, "epsilon", 1e-60),  # 0 in float32
         (RNNpropRule, "epsilon", None),
+        (AnnealingRule, "annealing", 0.0),
+        (AnnealingRule, "annealing", float("inf")),
         (SettlingRule, "beta_3", 1.0),
         (SettlingRule, "settling", -1.0),
         (SettlingRule, "settling", 10.5),

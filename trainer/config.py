@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rnnprop_tf.network import Architecture
-from rnnprop_tf.rule import DMRule, RNNpropRule, Rule
+from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule, Rule
 from trainer.estimators.base import Objective
 from trainer.problems import catalog
 
-RULES: Mapping[str, type[Rule]] = {"rnnprop": RNNpropRule, "dm": DMRule}
+RULES: Mapping[str, type[Rule]] = {
+    "rnnprop": RNNpropRule,
+    "rnnprop-annealing": AnnealingRule,
+    "dm": DMRule,
+}
 
 RENAMED = {
     "tasks": "meta_batch_size",
@@ -44,7 +48,9 @@ class MetaTrainConfig:
     """A meta-training run. The defaults are the paper's for RNNprop (sections 4 and 5)."""
 
     rule: str = _setting(
-        "rnnprop", "update rule: rnnprop or dm (Andrychowicz et al. 2016); for theirs give --preprocess="
+        "rnnprop",
+        "update rule: rnnprop, rnnprop-annealing (steps become shorter) or dm (Andrychowicz et al. 2016); "
+        "for theirs give --preprocess=",
     )
     preprocess: str = _setting(
         "20", "units of the network's layers before its LSTM, with commas between; empty for none"

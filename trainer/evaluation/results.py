@@ -34,7 +34,7 @@ LOCK_FILE = ".lock"
 TUNING_SEED = 500_000
 """First of the seeds used for tuning, far from those of any reported run."""
 
-VARIED_HYPERPARAMETERS = ("settling", "beta_3")
+VARIED_HYPERPARAMETERS = ("settling", "beta_3", "annealing")
 """Hyperparameters that weights are shipped with several values of."""
 
 
