@@ -18,7 +18,7 @@ TRAIN = {
         "tpu": "one of none, mirrored, multi_worker",
         "multi_worker": "TF_CONFIG in the environment",
     },
-    "rule": {"adam": "one of rnnprop, dm"},
+    "rule": {"adam": "one of rnnprop, rnnprop-annealing, dm"},
     "task": {"mnist": "Expected one of mnist-nn-sigmoid-100, "},
     "select": {"test": "train or validation"},
     "loss_weights": {"first": "last or mean"},
@@ -39,6 +39,8 @@ TRAIN = {
     "initial": {"/nowhere": "Expected one of ['"},
     "teacher": {"rnnprop-quick": "for one give --convex_dimension=0"},  # the default preset has a convex part
     "teacher_share": {"2": "a share from 0 to 1", "half": "a number"},
+    "evolution_pairs": {"-1": "0 or more", "some": "an integer"},
+    "evolution_deviation": {"0": "a positive number", "wide": "a number"},
     "preprocess": {"0": "layers of 1 or more units", "x": "layers of 1 or more units"},
     "lstm": {"": "layers of 1 or more units", "0": "layers of 1 or more units"},
     "teacher_warmup": {"-1": "0 or more", "x": "an integer", "3": "0 without a teacher"},
