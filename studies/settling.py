@@ -1,15 +1,19 @@
-"""Whether given weights should make smaller steps once the gradients have shrunk, and how.
+"""Whether given weights should make smaller steps late in training, and how.
 
     python -m studies.settling --weights=rnnprop-1 --steps=2000
+    python -m studies.settling --weights=rnnprop-1-small --settlings=0,2 --annealings=1000,2500 --steps=4000
 
 Runs tasks outside the paper's 22 and the Keras models that weights are chosen by, with `SettlingRule` at each
-of some values of `settling` (0: as RNNprop's rule has them); prints a Markdown table of mean final losses.
+of some values of `settling` (0: as RNNprop's rule has them) and with `AnnealingRule` at each of some
+values of `annealing`; prints a Markdown table of mean final losses, and below them the geometric means of their ratios
+to the first column's.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 from absl import flags
 
 from rnnprop_tf import RNNprop, pretrained
@@ -18,18 +22,30 @@ from trainer import commands
 
 FLAGS = flags.FLAGS
 
+SMALLEST = 1e-6
+"""Smaller losses count as this one in the geometric mean."""
+
 
 def main(_: list[str]) -> None:
     seeds = range(losses.SEEDS_FROM, losses.SEEDS_FROM + FLAGS.runs)
     alpha = pretrained.load(FLAGS.weights).learning_rate
-    losses.print_head("task", *(f"mean final loss, settling {settling}" for settling in FLAGS.settlings))
+    rules = [("settling", value) for value in FLAGS.settlings]
+    rules += [("annealing", value) for value in FLAGS.annealings]
+    losses.print_head("task", *(f"mean final loss, {kind} {value}" for kind, value in rules))
+    rows = []
     for name in FLAGS.tasks:
         row = []
-        for settling in map(float, FLAGS.settlings):
-            make = partial(RNNprop.from_pretrained, FLAGS.weights, settling=settling, beta_3=FLAGS.beta_3)
+        for kind, value in rules:
+            make = partial(
+                RNNprop.from_pretrained, FLAGS.weights, beta_3=FLAGS.beta_3, **{kind: float(value)}
+            )
             runner = losses.runner_of(name, make)
             row.append(losses.final_losses(runner, FLAGS.steps, seeds, alpha).mean())
         losses.print_row(name, *(f"{loss:.5f}" for loss in row))
+        rows.append(np.log(np.maximum(row, SMALLEST)) - np.log(max(row[0], SMALLEST)))
+    losses.print_row(
+        "geometric mean of the ratios", *(f"{ratio:.3f}" for ratio in np.exp(np.mean(rows, axis=0)))
+    )
 
 
 if __name__ == "__main__":
@@ -39,4 +55,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("runs", 2, "runs of each cell, whose mean it shows", lower_bound=1)
     flags.DEFINE_float("beta_3", 0.9999, "decay of the longer memory, below 1", lower_bound=0.0)
     flags.DEFINE_list("settlings", ["0", "1", "2", "3", "4"], "values; 0 leaves the steps as they are")
+    flags.DEFINE_list("annealings", [], "values, in steps, each of 1 or more")
     commands.run(main)

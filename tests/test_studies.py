@@ -26,7 +26,7 @@ STUDIES = {
     "long_and_large": ["--steps=500", "--parts=long"],
     "minilm": ["--runs=1", "--steps=10", "--rates=1e-4", "--batch=2", "--length=8", "--validation=16"],
     "moving_targets": ["--tasks=gan", "--steps=5", "--runs=1", "--optimizers=adam,rnnprop-1:0.01:averaging"],
-    "settling": [f"{TASK},keras-friedman", "--runs=1", "--steps=10", "--settlings=0,2"],
+    "settling": [f"{TASK},keras-friedman", "--runs=1", "--steps=10", "--settlings=0,2", "--annealings=5"],
     "sleep_rule": ["--problems=frequent words", "--runs=1", "--steps=5"],
     "state_dtype": [TASK, "--runs=2", "--out=state_dtype.json"],
     "warmup": [TASK, "--runs=1", "--warmups=1,10"],
