@@ -4,9 +4,9 @@
     python -m studies.settling --weights=rnnprop-1-small --settlings=0,2 --annealings=1000,2500 --steps=4000
 
 Runs tasks outside the paper's 22 and the Keras models that weights are chosen by, with `SettlingRule` at each
-of some values of `settling` (0: as RNNprop's rule has them) and with `AnnealingRule` at each of some
-values of `annealing`; prints a Markdown table of mean final losses, and below them the geometric means of their ratios
-to the first column's.
+of some values of `settling` (0: as RNNprop's rule has them) and with `AnnealingRule` at each of some values
+of `annealing`; prints a Markdown table of mean final losses, and below them the geometric means of their
+ratios to the first column's.
 """
 
 from __future__ import annotations
