@@ -159,6 +159,9 @@ LAYER_TASKS: dict[str, Task] = {
     "table-relu-b1-100": Task(
         _layers(layers.dense((8,), (24,), 1), _SQUARES, lambda: layers.table(0.3), 1), 100
     ),
+    "table-far-b16-100": Task(
+        _layers(layers.dense((8,), (24, 24), 1), _SQUARES, lambda: layers.table(0.3, offset=30.0), 16), 100
+    ),
     "table-tanh-b64-100": Task(
         _layers(layers.dense((8,), (24, 24), 1, "tanh"), _SQUARES, lambda: layers.table(0.05), 64), 100
     ),
@@ -176,7 +179,8 @@ LAYER_TASKS: dict[str, Task] = {
         _layers(layers.dense((8,), (24, 24), 1), _SQUARES, lambda: layers.table(0.3), 16, continued=400), 50
     ),
 }
-"""Cheap tasks of Keras layers, for meta-training; `continued`: from where Adam has been for 400 steps."""
+"""Cheap tasks of Keras layers, for meta-training and for trying things out; `far`: with targets far from 0;
+`continued`: from where Adam has been for 400 steps."""
 
 TASKS: dict[str, Task] = PAPER_TASKS | SMALL_TASKS | LAYER_TASKS
 

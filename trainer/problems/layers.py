@@ -197,12 +197,12 @@ def chain() -> Examples:
 
 
 @functools.cache
-def table(noise: float) -> Examples:
-    """Features [3000, 8] and a smooth function of them with noise of that deviation, [3000, 1]."""
+def table(noise: float, offset: float = 0.0) -> Examples:
+    """Features [3000, 8], and a smooth function of them plus an offset, with noise of that deviation."""
     rng = np.random.default_rng(4)
     x = rng.normal(size=(3_000, 8)).astype(np.float32)
     hidden = np.tanh(x @ rng.normal(size=(8, 16)) / 2)
-    y = hidden @ rng.normal(size=(16, 1)) / 2 + noise * rng.normal(size=(3_000, 1))
+    y = hidden @ rng.normal(size=(16, 1)) / 2 + offset + noise * rng.normal(size=(3_000, 1))
     return Examples(x, y.astype(np.float32))
 
 
