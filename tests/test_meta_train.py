@@ -708,7 +708,7 @@ def test_other_files_are_no_checkpoints(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rule": "adam"}, "rule: expected one of rnnprop, dm. Received: 'adam'"),
+        ({"rule": "adam"}, "rule: expected one of rnnprop, rnnprop-annealing, dm. Received: 'adam'"),
         ({"task": "x"}, "No task named 'x'. Expected one of mnist-nn-sigmoid-100"),
         (
             {"task": "digits-nn-relu-100:x"},

@@ -309,6 +309,44 @@ MIXTURE = (
     "digits-lstm-l2-b32-100:800",
 )
 
+# With the Keras layers of `LAYER_TASKS`; the lengths keep an episode of the slow ones to some ten seconds.
+WIDE_MIXTURE = (
+    "mnist-nn-sigmoid-100:200",
+    "mnist-pool2-nn-sigmoid-100:600",
+    "mnist-pool4-nn-sigmoid-100",
+    "mnist-pool4-nn-relu-100",
+    "mnist-pool4-nn-relu-b16-100",
+    "mnist-pool4-nn-l2-tanh-b64-100",
+    "mnist-pool4-nn-l3-sigmoid-100:1600",
+    "mnist-pool4-nn-l5-sigmoid-100:1600",
+    "mnist-pool2-nn-l2-relu-b64-100:1200",
+    "digits-nn-wide-relu-b64-100:800",
+    "digits-nn-elu-b32-100",
+    "mnist-pool4-cnn-100:200",
+    "mnist-pool2-cnn-100:100",
+    "digits-cnn-fc2-100:100",
+    "mnist-pool4-lstm-100:800",
+    "digits-lstm-l2-b32-100:400",
+    "digits-logistic-b8-100",
+    "digits-dense-b4-100",
+    "digits-dense-l5-b32-100",
+    "digits-batch-norm-b32-100",
+    "digits-residual-b16-100",
+    "digits-attention-b32-100:1200",
+    "digits-conv-batch-norm-b32-100:200",
+    "digits-autoencoder-b32-100",
+    "table-relu-b16-100",
+    "table-relu-b1-100",
+    "table-tanh-b64-100",
+    "sentences-bag-b32-100",
+    "sentences-lstm-b16-100:800",
+    "neighbours-pairs-b64-100",
+    "chain-gru-b32-100:800",
+    "digits-residual-b16-continued-50:400",
+    "sentences-bag-b32-continued-50:400",
+    "table-relu-b16-continued-50:400",
+)
+
 ON_MIXTURE: dict[str, Any] = {
     "task": ",".join(MIXTURE),
     "initial": "rnnprop-quick",
@@ -357,6 +395,20 @@ PRESETS: dict[str, MetaTrainConfig] = {
         iterations=3_000,
         outer_learning_rate=2e-3,
         checkpoint_every=500,
+    ),
+    # Small weights that go on by what whole episodes end at.
+    "evolved": dataclasses.replace(
+        PAPER_RNNPROP,
+        **(ON_MIXTURE | {"task": ",".join(WIDE_MIXTURE), "initial": "rnnprop-1-small", "clipnorm": 0.0}),
+        preprocess="4",
+        lstm="4",
+        evolution_pairs=8,
+        evolution_deviation=0.002,
+        loss_weights="mean",
+        longest_episode=2_400,
+        period=50,
+        iterations=1_500,
+        checkpoint_every=100,
     ),
     # The run of `make demo`, two minutes.
     "demo": dataclasses.replace(
