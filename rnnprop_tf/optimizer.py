@@ -58,10 +58,10 @@ class RNNprop(BackendOptimizer):
             `2.0`. Defaults to `0.0`.
         beta_3: A float in [0, 1), with `settling` the decay of the longer running mean of squared gradients.
             Defaults to `0.9999`.
-        annealing: A float of at least 1, or 0 for none: the number of steps after which steps become shorter,
-            as 1 / t does, and sooner where gradients become smaller, see `rnnprop_tf.rule.AnnealingRule`,
-            which is not in the paper. For long trainings: there is no length to give. Not together with
-            `settling`. Defaults to `0.0`.
+        annealing: A float of at least 1, or 0 for none. After so many steps the updates become smaller, as
+            1 / t does, and sooner where gradients become smaller, see `rnnprop_tf.rule.AnnealingRule`, which
+            is not in the paper. For long trainings of any length; a schedule of the learning rate multiplies
+            it. Not together with `settling`. Defaults to `0.0`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"`, `"bfloat16"` or `"int8"`, how the LSTM's h and c are stored between steps;
             the arithmetic is float32. They are most of the state: `"bfloat16"` halves it, `"int8"` makes it
@@ -132,8 +132,9 @@ class RNNprop(BackendOptimizer):
             rule = AnnealingRule(beta_1, beta_2, epsilon, annealing)
             if settling != 0.0:
                 raise ValueError(
-                    "Expected one of settling and annealing, which both make steps smaller. "
-                    f"Received: settling={settling}, annealing={annealing}."
+                    "Expected one of settling and annealing, which both make steps smaller. Received: "
+                    f"settling={settling}, annealing={annealing}. Weights may bring one with them, as "
+                    "rnnprop-1-settling does: give settling=0.0 or annealing=0.0 to leave it out."
                 )
         if network is None:
             network = pretrained.load(pretrained.DEFAULT).network

@@ -46,7 +46,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "beta_2": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
     "beta_3": ("in [0, 1)", lambda x: 0.0 <= x < 1.0),
     "epsilon": ("in (0, 1]", lambda x: 0.0 < x <= 1.0),
-    "annealing": ("of at least 1", lambda x: 1.0 <= x < float("inf")),
+    "annealing": ("of at least 1", lambda x: 1.0 <= x < math.inf),
     "settling": ("in [0, 10]", lambda x: 0.0 <= x <= 10.0),
     # e^p must be finite in float32.
     "p": ("in (0, 80]", lambda x: 0.0 < x <= 80.0),
@@ -369,7 +369,7 @@ class RNNpropRule(Rule):
         return ops.sqrt(v_hat) + self.epsilon
 
 
-class SettlingAccumulators(NamedTuple):
+class AccumulatorsWithMemory(NamedTuple):
     """The running means of RNNprop with `settling` or `annealing`."""
 
     m: Tensor
@@ -377,7 +377,7 @@ class SettlingAccumulators(NamedTuple):
     v: Tensor
     """[N], of squared gradients."""
     u: Tensor
-    """[N], of squared gradients over a longer time."""
+    """[N], of squared gradients, over a longer time or over a share of the training."""
 
 
 @dataclass(frozen=True)
@@ -407,7 +407,7 @@ class SettlingRule(RNNpropRule):
     beta_3: float = 0.9999
     settling: float = 2.0
 
-    accumulators_class: ClassVar[type[Any]] = SettlingAccumulators
+    accumulators_class: ClassVar[type[Any]] = AccumulatorsWithMemory
 
     def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
         u = self.beta_3 * accumulators.u + (1.0 - self.beta_3) * gradient * gradient
@@ -423,13 +423,18 @@ class AnnealingRule(RNNpropRule):
     """RNNprop whose steps become smaller as training goes on; with the same networks.
 
     It is ours, not the paper's. u is the mean of squared gradients so far, where the newest weighs
-    (g + 1) / (t + g), g = 3: about the last quarter of the training. At step t the direction is multiplied by
-    min(1, annealing / t * v^ / u). So the first `annealing` steps are RNNprop's where gradients stay as they
-    are; later ones become shorter as 1 / t does, which makes the noise of stochastic gradients average out;
-    and where gradients become smaller, as in a network that comes to fit all its data, steps do so sooner.
+    (g + 1) / (t + g), g = 3: on average they are a fifth of the training old. At step t the direction is
+    multiplied by min(1, annealing / t * (sqrt(v^) + epsilon)^2 / (sqrt(u) + epsilon)^2). So the first
+    `annealing` steps are RNNprop's where gradients stay as they are; later ones become shorter as 1 / t does,
+    which makes the noise of stochastic gradients average out; and where gradients become smaller, as in a
+    network that comes to fit all its data, steps do so sooner.
 
-    Large gradients of the past are forgotten: those of the first n steps weigh (n / t)^4. So targets far
-    from the first outputs do not keep a model from moving, as they do with `SettlingRule`.
+    Large gradients of the first n steps are forgotten: they weigh (n / t)^4. So targets far from the first
+    outputs do not keep a model from moving, as they do with `SettlingRule`. One gradient late that is K times
+    as large as the others does shorten steps, by 1 + 4 K^2 / t at first: clip the gradients.
+
+    A coordinate that sleeps, such as a rare row of an embedding, takes fewer gradients into u, which starts
+    at 0: its first steps are RNNprop's whenever they come, and then it takes its own steps as time.
 
     Args:
         beta_1: the decay of m.
@@ -440,10 +445,10 @@ class AnnealingRule(RNNpropRule):
 
     annealing: float = 2_500.0
 
-    accumulators_class: ClassVar[type[Any]] = SettlingAccumulators
+    accumulators_class: ClassVar[type[Any]] = AccumulatorsWithMemory
 
     FORGETTING: ClassVar[int] = 3
-    """g, how fast u forgets; see `rnnprop_tf.averaging` for the same weights."""
+    """g, how fast u forgets. `rnnprop_tf.averaging` weighs iterates alike, with g = 8."""
 
     def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
         weight = (self.FORGETTING + 1) / (step + self.FORGETTING)
@@ -451,9 +456,9 @@ class AnnealingRule(RNNpropRule):
         return super().accumulate(accumulators, gradient, step)._replace(u=u)
 
     def scale(self, accumulators: Accumulators, step: Tensor) -> Tensor:
-        recent = ops.square(self.gradient_size(accumulators, step))
-        past = accumulators.u + self.epsilon**2
-        return ops.minimum(recent / past * (self.annealing / step), 1.0)
+        past = ops.sqrt(accumulators.u) + self.epsilon
+        ratio = ops.square(self.gradient_size(accumulators, step) / past)
+        return ops.minimum(ratio * (self.annealing / step), 1.0)
 
 
 class DMAccumulators(NamedTuple):

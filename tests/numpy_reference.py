@@ -104,7 +104,7 @@ class AnnealingReference(RNNpropReference):
         weight = 4 / (t + 3)
         self.u = (1 - weight) * self.u + weight * g**2
         recent = math.sqrt(self.v / (1 - self.rule.beta_2**t)) + self.rule.epsilon
-        factor = self.rule.annealing / t * recent**2 / (self.u + self.rule.epsilon**2)
+        factor = self.rule.annealing / t * (recent / (math.sqrt(self.u) + self.rule.epsilon)) ** 2
         return direction * factor if factor < 1 else direction
 
     def accumulators(self) -> list[float]:

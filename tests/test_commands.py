@@ -40,7 +40,7 @@ TRAIN = {
     "teacher": {"rnnprop-quick": "for one give --convex_dimension=0"},  # the default preset has a convex part
     "teacher_share": {"2": "a share from 0 to 1", "half": "a number"},
     "evolution_pairs": {"-1": "0 or more", "some": "an integer"},
-    "evolution_deviation": {"0": "a positive number", "wide": "a number"},
+    "evolution_deviation": {"0": "from 1e-6 to 1", "wide": "a number"},
     "preprocess": {"0": "layers of 1 or more units", "x": "layers of 1 or more units"},
     "lstm": {"": "layers of 1 or more units", "0": "layers of 1 or more units"},
     "teacher_warmup": {"-1": "0 or more", "x": "an integer", "3": "0 without a teacher"},

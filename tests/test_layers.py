@@ -1,5 +1,7 @@
 """Optimizees of Keras layers: their loss is the Keras model's, their starts are its initialisers'."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -54,16 +56,37 @@ def test_the_loss_is_that_of_the_keras_model_in_training():
     np.testing.assert_allclose(problem.loss(params, (), (inputs, labels)), -np.log(odds).mean(), rtol=1e-5)
 
 
-def test_starts_have_the_moments_of_keras_s_initialisers():
-    problem = KerasProblem(layers.attention, "sparse_categorical_crossentropy", layers.digits(), 4)
+@pytest.mark.parametrize("make", [layers.attention, layers.embedding_lstm])
+def test_starts_are_keras_s_initialisers(make):
+    examples = layers.digits() if make is layers.attention else layers.sentences()
+    problem = KerasProblem(make, "sparse_categorical_crossentropy", examples, 4)
     one, other = (unpack(problem.draw(SEED + k).params, problem.shapes) for k in range(2))
-    for variable, value, different in zip(layers.attention().trainable_variables, one, other, strict=True):
+    variables = make().trainable_variables
+    for variable, value, different in zip(variables, one, other, strict=True):
         initial = variable.numpy()
-        if initial.std() == 0.0:  # Biases and the scales of normalisation.
-            np.testing.assert_array_equal(value, initial)
+        if "bias" in variable.path or "gamma" in variable.path or "beta" in variable.path:
+            np.testing.assert_array_equal(value, initial)  # An LSTM's forget bias, too.
+            np.testing.assert_array_equal(different, initial)
         else:
             assert np.std(value) == pytest.approx(initial.std(), rel=0.25)
+            assert abs(np.mean(value)) < 4 * initial.std() / np.sqrt(initial.size)
             assert not np.allclose(value, different)
+
+
+def test_a_task_is_the_same_whatever_python_s_generator_was_used_for():
+    def losses():
+        problem = KerasProblem(layers.attention, "sparse_categorical_crossentropy", layers.digits(), 4)
+        state = random.getstate()
+        assert state == before
+        return problem.loss(problem.draw(SEED).params, (), first_batch(problem))
+
+    random.seed(7)
+    before = random.getstate()
+    one = losses()
+    random.seed(8)
+    before = random.getstate()
+    np.testing.assert_array_equal(losses(), one)
+    assert (8, 16) in {tuple(v.shape) for v in layers.attention().trainable_variables}  # places
 
 
 def test_batches_are_a_function_of_seed_and_position():

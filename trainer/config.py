@@ -49,8 +49,8 @@ class MetaTrainConfig:
 
     rule: str = _setting(
         "rnnprop",
-        "update rule: rnnprop, rnnprop-annealing (steps become shorter) or dm (Andrychowicz et al. 2016); "
-        "for theirs give --preprocess=",
+        "update rule: rnnprop, rnnprop-annealing (later steps are shorter) or dm (Andrychowicz et al. 2016); "
+        "for dm give --preprocess= too",
     )
     preprocess: str = _setting(
         "20", "units of the network's layers before its LSTM, with commas between; empty for none"
@@ -101,7 +101,7 @@ class MetaTrainConfig:
     evolution_pairs: int = _setting(
         0,
         "pairs of perturbed weights whose losses are compared over whole episodes, in place of a gradient; "
-        "the loss shown is then the mean of its logarithm; 0 for none",
+        "on one replica; the loss shown is then the mean logarithm of the problems' losses; 0 for none",
     )
     evolution_deviation: float = _setting(0.02, "standard deviation of a weight's perturbation")
     iterations: int = _setting(15_000, "episodes to train for")
@@ -132,7 +132,8 @@ class MetaTrainConfig:
             self._expect(0 <= getattr(self, name) < float("inf"), name, "0 or more")
         self._expect(0 <= self.seed < 2**31, "seed", "a number from 0 to 2^31 - 1")
         self._expect(self.evolution_pairs >= 0, "evolution_pairs", "0 or more")
-        for name in ("alpha", "outer_learning_rate", "evolution_deviation"):
+        self._expect(1e-6 <= self.evolution_deviation <= 1, "evolution_deviation", "from 1e-6 to 1")
+        for name in ("alpha", "outer_learning_rate"):
             self._expect(0 < getattr(self, name) < float("inf"), name, "a positive number")
         self._expect(0 < self.sample <= 1, "sample", "a share above 0, up to 1")
         longest = self.longest_episode
@@ -147,7 +148,7 @@ class MetaTrainConfig:
         self._check_teacher()
         if self.evolution_pairs:
             simple = not (self.teacher or self.plain_tape) and self.meta_batch_size == 1
-            expected = "0 with a teacher, plain_tape or a meta_batch_size above 1"
+            expected = "0 with a teacher, plain_tape, a meta_batch_size above 1 or several replicas"
             self._expect(simple, "evolution_pairs", expected)
 
     def _check_teacher(self) -> None:
@@ -200,7 +201,7 @@ class MetaTrainConfig:
 
     @property
     def update_rule(self) -> Rule:
-        """The rule, with the paper's hyperparameters."""
+        """The rule, with its default hyperparameters, which for the paper's rules are the paper's."""
         return RULES[self.rule]()
 
     @property

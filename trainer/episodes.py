@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
     problem: Problem
     periods: int
-    """Number of periods, with an outer update after each."""
+    """Number of periods, with an outer update after each, or after the last."""
 
 
 class Place(NamedTuple):

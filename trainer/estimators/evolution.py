@@ -2,11 +2,12 @@
 
 A gradient that stops at a period's ends does not see that a step that is good now is bad later. Here several
 copies of an episode run side by side, each with weights of its own, from the same start on the same batches;
-what a perturbation did to the loss, however long ago it acted, counts. That needs hundreds of episodes for
-each weight, so it is for small networks.
+what a perturbation did to the loss, however long ago it acted, counts. The more weights, the more episodes
+that needs, so it is for small networks.
 
-Noise-reuse evolution strategies (Li, Harrison, Sohl-Dickstein, Smith, Metz 2023): perturbations in
-antithetic pairs that stay for the whole episode, an estimate each period.
+Perturbations come in antithetic pairs and stay for the whole episode, with an estimate each period, as in
+noise-reuse evolution strategies (Li, Harrison, Sohl-Dickstein, Smith, Metz 2023); but there is one outer
+update, after the episode.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ regression; small batches. All are small, and their data are made here or are sc
 from __future__ import annotations
 
 import functools
-import math
+import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,6 +34,15 @@ class Examples(NamedTuple):
     """[examples, ...]"""
 
 
+class Start(NamedTuple):
+    """How a tensor of parameters starts."""
+
+    value: np.ndarray
+    """Mean, flat: zeros for what is random."""
+    deviation: float
+    """Standard deviation; 0 for what is not random."""
+
+
 class KerasProblem(Problem):
     """Loss of a Keras model, mean over the batch, which is drawn with replacement.
 
@@ -50,24 +59,24 @@ class KerasProblem(Problem):
             examples: the data.
             batch_size: examples a batch.
         """
-        self._model = make()
+        self._model, other = (_made(make, seed) for seed in range(2))
         self._loss = keras.losses.get(loss)
         self._data = tuple(tf.constant(part) for part in examples)
         self._batch_size = batch_size
         self._fixed = [variable.numpy() for variable in self._model.non_trainable_variables]
-        starts = [variable.numpy() for variable in self._model.trainable_variables]
-        self._starts = [(float(value.mean()), float(value.std())) for value in starts]
+        pairs = zip(self._model.trainable_variables, other.trainable_variables, strict=True)
+        self._starts = [_start(one.numpy(), another.numpy()) for one, another in pairs]
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(variable.shape) for variable in self._model.trainable_variables)
 
     def draw(self, seed: Seed) -> Draw:
-        """Each tensor is normal with the mean and the deviation that its initialiser gave it."""
-        parts = zip(self.shapes, self._starts, split_seed(seed, len(self.shapes)), strict=True)
+        """Tensors that Keras initialises at random are normal with the same deviation, others as they are."""
+        parts = zip(self._starts, split_seed(seed, len(self._starts)), strict=True)
         values = [
-            tf.random.stateless_normal([math.prod(shape)], part, mean, deviation)
-            for shape, (mean, deviation), part in parts
+            start.value + tf.random.stateless_normal([start.value.size], part, stddev=start.deviation)
+            for start, part in parts
         ]
         return Draw(tf.concat(values, 0), constants=())
 
@@ -87,6 +96,23 @@ class KerasProblem(Problem):
             unpack(params, self.shapes), self._fixed, inputs, training=True
         )
         return tf.reduce_mean(self._loss(targets, outputs))
+
+
+def _made(make: Callable[[], keras.Model], seed: int) -> keras.Model:
+    """The model, the same in every process: Keras's initialisers take their seeds from Python's generator."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        return make()
+    finally:
+        random.setstate(state)
+
+
+def _start(value: np.ndarray, other: np.ndarray) -> Start:
+    """From the values that two seeds give."""
+    if np.array_equal(value, other):
+        return Start(value.ravel(), 0.0)
+    return Start(np.zeros(value.size, value.dtype), float(value.std()))
 
 
 class Continued(Problem):
@@ -240,7 +266,9 @@ def residual() -> keras.Model:
 def attention() -> keras.Model:
     """An image's rows as tokens."""
     inputs = keras.Input((8, 8))
-    x = layers.Dense(16)(inputs) + layers.Embedding(8, 16)(keras.ops.arange(8))
+    # Of the inputs, as a layer that is called on a constant runs once and is none of the model's.
+    places = keras.ops.zeros_like(inputs[:, :, 0], dtype="int32") + keras.ops.arange(8, dtype="int32")
+    x = layers.Dense(16)(inputs) + layers.Embedding(8, 16)(places)
     normal = layers.LayerNormalization()(x)
     x = x + layers.MultiHeadAttention(2, 8)(normal, normal)
     x = x + layers.Dense(16)(layers.Dense(24, activation="gelu")(layers.LayerNormalization()(x)))
