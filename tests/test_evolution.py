@@ -135,7 +135,7 @@ def test_it_is_resumed_exactly(tmp_path):
     [
         ({"evolution_pairs": -1}, "evolution_pairs: expected 0 or more"),
         ({"evolution_deviation": 1e-30}, "evolution_deviation: expected from 1e-6 to 1"),
-        ({"plain_tape": True}, "evolution_pairs: expected 0 with a teacher, plain_tape or a meta_batch"),
+        ({"plain_tape": True}, "evolution_pairs: expected 0 with a teacher, plain_tape, a meta_batch"),
         ({"teacher": "rnnprop-1"}, "evolution_pairs: expected 0 with a teacher"),
         ({"meta_batch_size": 2}, "evolution_pairs: expected 0 with"),
     ],
