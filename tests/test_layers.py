@@ -61,14 +61,14 @@ def test_starts_are_keras_s_initialisers(make):
     examples = layers.digits() if make is layers.attention else layers.sentences()
     problem = KerasProblem(make, "sparse_categorical_crossentropy", examples, 4)
     one, other = (unpack(problem.draw(SEED + k).params, problem.shapes) for k in range(2))
-    variables = make().trainable_variables
+    variables = layers._made(make, seed=5).trainable_variables
     for variable, value, different in zip(variables, one, other, strict=True):
         initial = variable.numpy()
         if "bias" in variable.path or "gamma" in variable.path or "beta" in variable.path:
             np.testing.assert_array_equal(value, initial)  # An LSTM's forget bias, too.
             np.testing.assert_array_equal(different, initial)
         else:
-            assert np.std(value) == pytest.approx(initial.std(), rel=0.25)
+            assert np.std(value) == pytest.approx(initial.std(), rel=0.3)
             assert abs(np.mean(value)) < 4 * initial.std() / np.sqrt(initial.size)
             assert not np.allclose(value, different)
 
