@@ -397,9 +397,6 @@ def temporary_bytes(sizes: Sequence[int], rule: Rule, network: Network) -> int:
     Directions and their multiples of the learning rate; three times the state of the pages of small variables
     (joined, updated, split); and what two programs at once keep of gates, features, joined inputs and state.
     """
-    units = [layer.kernel.shape[0] // 4 for layer in network.lstm]
     totals = [sum(sizes[i] for i in group) for group in groups(sizes)]
     joined = sum(_page(total) for total in totals if total <= PAGES[-1])
-    whole = min(max(sizes, default=0), WHOLE)
-    state = len(rule.accumulators_class._fields) + 2 * sum(units)
-    return 4 * (2 * sum(sizes) + 3 * joined * state + 2 * whole * (8 * max(units) + state))
+    return layout.temporary_bytes(sizes, rule, network, joined, 2 * min(max(sizes, default=0), WHOLE))

@@ -7,8 +7,8 @@ from typing import Any
 
 from keras import ops
 
-from rnnprop_tf.network import LSTMState, Tensor
-from rnnprop_tf.rule import RuleState
+from rnnprop_tf.network import LSTMState, Network, Tensor, architecture_of
+from rnnprop_tf.rule import Rule, RuleState
 
 
 def groups(sizes: Sequence[int], most: int) -> list[list[int]]:
@@ -87,3 +87,18 @@ def parted(state: RuleState, sizes: Sequence[int]) -> list[RuleState]:
 def reshape(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """`ops.reshape`, where there is something to reshape: hundreds of biases' slots take time to trace."""
     return tensor if list(tensor.shape) == list(shape) else ops.reshape(tensor, shape)
+
+
+def temporary_bytes(sizes: Sequence[int], rule: Rule, network: Network, joined: int, at_once: int) -> int:
+    """About how much memory a step needs at most besides state and gradients.
+
+    Args:
+        sizes: numbers of coordinates of the variables, for the directions and their multiples.
+        rule: the rule.
+        network: its weights.
+        joined: coordinates of small variables, whose state is there three times: joined, updated, split.
+        at_once: coordinates whose gates, features, joined inputs and state are there at a time.
+    """
+    units = architecture_of(network).lstm
+    state = len(rule.accumulators_class._fields) + 2 * sum(units)
+    return 4 * (2 * sum(sizes) + 3 * joined * state + at_once * (8 * max(units) + state))

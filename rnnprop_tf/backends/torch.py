@@ -113,11 +113,8 @@ def temporary_bytes(sizes: Sequence[int], rule: Rule, network: Network) -> int:
         rule: the rule.
         network: its weights.
     """
-    units = [layer.kernel.shape[0] // 4 for layer in network.lstm]
-    state = len(rule.accumulators_class._fields) + 2 * sum(units)
-    small = sum(size for size in sizes if size <= CHUNK)
-    whole = min(max(sizes, default=0), CHUNK)
-    return 4 * (2 * sum(sizes) + 3 * small * state + whole * (8 * max(units) + state))
+    joined = sum(size for size in sizes if size <= CHUNK)
+    return layout.temporary_bytes(sizes, rule, network, joined, min(max(sizes, default=0), CHUNK))
 
 
 Update = Callable[[Rule, Network, RuleState, Tensor, Tensor], tuple[Tensor, RuleState]]
