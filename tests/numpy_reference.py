@@ -69,10 +69,10 @@ class RNNpropReference:
         return [self.m, self.v]
 
 
-class SettlingReference(RNNpropReference):
-    """One coordinate: as RNNprop, times the square of recent over remembered size, if that is below 1."""
+class WithMemoryReference(RNNpropReference):
+    """One coordinate: as RNNprop, times a factor of recent and remembered sizes, if that is below 1."""
 
-    def __init__(self, rule: SettlingRule, network: Network):
+    def __init__(self, rule: SettlingRule | AnnealingRule, network: Network):
         super().__init__(rule, network)
         self.u = 0.0
 
@@ -80,35 +80,29 @@ class SettlingReference(RNNpropReference):
         if g == 0.0:
             return 0.0
         direction = super().step(g, t)
+        recent = math.sqrt(self.v / (1 - self.rule.beta_2**t)) + self.rule.epsilon
+        return direction * min(1.0, self.factor(g, t, recent))
+
+    def accumulators(self) -> list[float]:
+        return [self.m, self.v, self.u]
+
+
+class SettlingReference(WithMemoryReference):
+    """The square of recent over remembered size."""
+
+    def factor(self, g: float, t: int, recent: float) -> float:
         rule = self.rule
         self.u = rule.beta_3 * self.u + (1 - rule.beta_3) * g**2
-        recent = math.sqrt(self.v / (1 - rule.beta_2**t)) + rule.epsilon
-        ratio = recent / (rule.settling * math.sqrt(self.u) + rule.epsilon)
-        return direction * ratio**2 if ratio < 1 else direction
-
-    def accumulators(self) -> list[float]:
-        return [self.m, self.v, self.u]
+        return (recent / (rule.settling * math.sqrt(self.u) + rule.epsilon)) ** 2
 
 
-class AnnealingReference(RNNpropReference):
-    """One coordinate: as RNNprop, times T / t and the ratio of recent to past squares, if that is below 1."""
+class AnnealingReference(WithMemoryReference):
+    """T / t and the square of recent over past size."""
 
-    def __init__(self, rule: AnnealingRule, network: Network):
-        super().__init__(rule, network)
-        self.u = 0.0
-
-    def step(self, g: float, t: int) -> float:
-        if g == 0.0:
-            return 0.0
-        direction = super().step(g, t)
+    def factor(self, g: float, t: int, recent: float) -> float:
         weight = 4 / (t + 3)
         self.u = (1 - weight) * self.u + weight * g**2
-        recent = math.sqrt(self.v / (1 - self.rule.beta_2**t)) + self.rule.epsilon
-        factor = self.rule.annealing / t * (recent / (math.sqrt(self.u) + self.rule.epsilon)) ** 2
-        return direction * factor if factor < 1 else direction
-
-    def accumulators(self) -> list[float]:
-        return [self.m, self.v, self.u]
+        return self.rule.annealing / t * (recent / (math.sqrt(self.u) + self.rule.epsilon)) ** 2
 
 
 class DMReference:

@@ -76,7 +76,7 @@ ALLOWED = {
     "trainer.estimators": "",
     "trainer.estimators.base": "numpy tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.problems.base"
     " trainer.unroll",
-    "trainer.estimators.tape": "tensorflow trainer.estimators.base trainer.unroll",
+    "trainer.estimators.tape": "tensorflow trainer.estimators.base trainer.problems.base trainer.unroll",
     "trainer.estimators.replay": "tensorflow rnnprop_tf.network rnnprop_tf.rule trainer.estimators.base"
     " trainer.problems.base trainer.unroll",
     "trainer.estimators.evolution": "tensorflow rnnprop_tf.network trainer.estimators.base"

@@ -16,6 +16,7 @@ from trainer.config import MetaTrainConfig
 from trainer.estimators.base import Objective, Period
 from trainer.estimators.imitation import Imitation, LearnedTeacher, Teacher
 from trainer.meta_train import MetaTrainer
+from trainer.problems import base
 from trainer.problems.mlp import MLP
 
 STEPS = 6
@@ -84,7 +85,7 @@ def by_hand(period, network, warmup, lstm):
     for t in range(STEPS):
         batch = tf.nest.map_structure(lambda b: b[t], period.batches)  # noqa: B023
         constants = period.episode.constants
-        _, gradient = unroll.loss_and_gradient(period.problem, carry.params, constants, batch)
+        _, gradient = base.loss_and_gradient(period.problem, carry.params, constants, batch)
         step = carry.step + 1.0
         seen, _ = RULE.observe(carry.state.accumulators, gradient, step)
         theirs, lstm = RULE.respond(network, seen, lstm)
@@ -196,7 +197,7 @@ def test_the_teacher_shares_in_the_steps_of_the_first_half():
     estimate = tf.function(estimator.estimate, autograph=False)
     carry, constants, _ = period.episode
     batch = tf.nest.map_structure(lambda b: b[0], period.batches)
-    _, gradient = unroll.loss_and_gradient(period.problem, carry.params, constants, batch)
+    _, gradient = base.loss_and_gradient(period.problem, carry.params, constants, batch)
     ours, _ = RULE.update(period.network, carry.state, gradient, 1.0)
     for progress, weight in ((0.0, 1.0), (0.25, 0.5), (0.5, 0.0), (0.9, 0.0)):
         after = estimate(period._replace(progress=tf.constant(progress))).episode.carry

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from trainer.problems import catalog, layers
-from trainer.problems.base import unpack
-from trainer.problems.layers import Continued, Examples, KerasProblem
-from trainer.unroll import loss_and_gradient
+from trainer.problems.base import loss_and_gradient, unpack
+from trainer.problems.layers import Examples, KerasProblem
+from trainer.problems.tricks import Continued
 
 SEED = tf.constant([3, 4])
 QUICK = {"digits-logistic-b8-100", "digits-batch-norm-b32-100", "sentences-bag-b32-100", "table-relu-b1-100"}

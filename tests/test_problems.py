@@ -10,13 +10,12 @@ import tensorflow as tf
 from trainer import datasets
 from trainer.datasets import Images
 from trainer.problems import catalog
-from trainer.problems.base import Draw, Problem, split_seed, unpack
+from trainer.problems.base import Draw, Problem, loss_and_gradient, split_seed, unpack
 from trainer.problems.cnn import CNN
 from trainer.problems.convex import Convex
 from trainer.problems.lstm import RowLSTM, SineLSTM
 from trainer.problems.mlp import ACTIVATIONS, MLP
 from trainer.problems.tricks import Combination, RandomScaling, Tasks
-from trainer.unroll import loss_and_gradient
 
 SEED = tf.constant([1, 2], tf.int32)
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}

@@ -13,8 +13,8 @@ from rnnprop_tf.rule import RNNpropRule
 from trainer import datasets
 from trainer.evaluation import baselines, unrolled_runner
 from trainer.evaluation.unrolled_runner import KerasRunner, LearnedRunner
+from trainer.problems.base import loss_and_gradient
 from trainer.problems.mlp import MLP
-from trainer.unroll import loss_and_gradient
 
 NETWORK = coordinatewise.initial_weights(Architecture(preprocess=(4,), lstm=(4,)), 1)
 

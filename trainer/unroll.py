@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from rnnprop_tf.network import Network
 from rnnprop_tf.rule import Observation, Rule, RuleState
-from trainer.problems.base import Problem
+from trainer.problems.base import Problem, loss_and_gradient
 
 
 class Carry(NamedTuple):
@@ -49,16 +49,6 @@ def start(rule: Rule, network: Network, params: tf.Tensor, partner: Any = ()) ->
     """The carry before the first step of an episode; `partner` is the partner's state then."""
     state = rule.initial_state(network, params.shape[0], params.dtype.name)
     return Carry(params, state, tf.zeros([], params.dtype), partner)
-
-
-def loss_and_gradient(
-    problem: Problem, params: tf.Tensor, constants: Any, batch: Any
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The loss, a scalar or [tasks], and each parameter's gradient of its own task's loss, [N]."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(params)
-        loss = problem.loss(params, constants, batch)
-    return loss, tape.gradient(loss, params)
 
 
 def unroll(

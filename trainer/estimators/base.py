@@ -19,8 +19,8 @@ import tensorflow as tf
 from rnnprop_tf.network import Network
 from rnnprop_tf.rule import Rule
 from trainer import unroll
-from trainer.problems.base import Draw, Problem, Seed
-from trainer.unroll import Carry, loss_and_gradient
+from trainer.problems.base import Draw, Problem, Seed, loss_and_gradient
+from trainer.unroll import Carry
 
 
 @dataclass(frozen=True, kw_only=True)

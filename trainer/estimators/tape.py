@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from trainer.estimators.base import Estimate, Estimator, Period, batch_at
-from trainer.unroll import Carry, loss_and_gradient
+from trainer.problems.base import loss_and_gradient
+from trainer.unroll import Carry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ import tensorflow as tf
 from rnnprop_tf.network import Network
 from rnnprop_tf.rule import Rule
 from trainer.evaluation.runner import Run, Runner
-from trainer.problems.base import Problem
-from trainer.unroll import loss_and_gradient, start, unroll
+from trainer.problems.base import Problem, loss_and_gradient
+from trainer.unroll import start, unroll
 
 CHUNK = 100
 """Steps a compiled call: what bounds the memory of long runs."""

@@ -66,6 +66,16 @@ class Problem(ABC):
         """The loss of one batch: a scalar, or [tasks] where `tasks` is more than 1."""
 
 
+def loss_and_gradient(
+    problem: Problem, params: tf.Tensor, constants: Any, batch: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss, a scalar or [tasks], and each parameter's gradient of its own task's loss, [N]."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(params)
+        loss = problem.loss(params, constants, batch)
+    return loss, tape.gradient(loss, params)
+
+
 def unpack(params: tf.Tensor, shapes: tuple[tuple[int, ...], ...]) -> list[tf.Tensor]:
     """The parameter tensors that lie one after the other in `params`, [N]."""
     parts = tf.split(params, [math.prod(shape) for shape in shapes])

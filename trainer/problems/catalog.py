@@ -16,9 +16,10 @@ from trainer import datasets
 from trainer.problems import layers
 from trainer.problems.base import Problem
 from trainer.problems.cnn import CNN
-from trainer.problems.layers import Continued, Examples, KerasProblem
+from trainer.problems.layers import Examples, KerasProblem
 from trainer.problems.lstm import RowLSTM, SineLSTM
 from trainer.problems.mlp import MLP
+from trainer.problems.tricks import Continued
 
 Build: TypeAlias = Callable[[str | None], Problem]
 """Makes a problem; the argument is the data folder, None for TFDS's default."""

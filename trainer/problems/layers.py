@@ -115,59 +115,6 @@ def _start(value: np.ndarray, other: np.ndarray) -> Start:
     return Start(np.zeros(value.size, value.dtype), float(value.std()))
 
 
-class Continued(Problem):
-    """A problem whose episodes start where Adam has been for some steps, as fine-tuning does."""
-
-    LEARNING_RATE = 1e-3
-
-    def __init__(self, problem: Problem, steps: int) -> None:
-        """
-        Args:
-            problem: the optimizee.
-            steps: made by Adam before an episode.
-        """
-        self._problem = problem
-        self._steps = steps
-
-    @property
-    def compiles_well(self) -> bool:
-        return self._problem.compiles_well
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        return self._problem.shapes
-
-    def draw(self, seed: Seed) -> Draw:
-        start_seed, data_seed = split_seed(seed, 2)
-        draw = self._problem.draw(start_seed)
-        batches = self._problem.batches(data_seed, tf.constant(0), self._steps)
-
-        @tf.function(jit_compile=self.compiles_well or None, autograph=False)
-        def adam(params: tf.Tensor, constants: Any, batches: Any) -> tf.Tensor:
-            def step(t: tf.Tensor, params: tf.Tensor, m: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
-                batch = tf.nest.map_structure(lambda b: b[t], batches)
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch(params)
-                    loss = self._problem.loss(params, constants, batch)
-                gradient = tape.gradient(loss, params)
-                m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
-                number = tf.cast(t + 1, params.dtype)
-                mean, square = m / (1.0 - 0.9**number), v / (1.0 - 0.999**number)
-                return t + 1, params - self.LEARNING_RATE * mean / (tf.sqrt(square) + 1e-7), m, v
-
-            zeros = tf.zeros_like(params)
-            start = (tf.constant(0), params, zeros, zeros)
-            return tf.while_loop(lambda t, *_: t < self._steps, step, start)[1]
-
-        return Draw(adam(draw.params, draw.constants, batches), draw.constants)
-
-    def batches(self, seed: Seed, first: tf.Tensor, count: int) -> Any:
-        return self._problem.batches(seed, first, count)
-
-    def loss(self, params: tf.Tensor, constants: Any, batch: Any) -> tf.Tensor:
-        return self._problem.loss(params, constants, batch)
-
-
 @functools.cache
 def digits() -> Examples:
     """Images [N, 8, 8] in [0, 1] and labels."""

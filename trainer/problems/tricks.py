@@ -7,10 +7,34 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.problems.base import Draw, Problem, Seed, split_seed
+from trainer.problems.base import Draw, Problem, Seed, loss_and_gradient, split_seed
 
 
-class RandomScaling(Problem):
+class Wrapper(Problem):
+    """A problem as another one has it, but for what a subclass changes."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+
+    @property
+    def compiles_well(self) -> bool:
+        return self._problem.compiles_well
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return self._problem.shapes
+
+    def draw(self, seed: Seed) -> Draw:
+        return self._problem.draw(seed)
+
+    def batches(self, seed: Seed, first: tf.Tensor, count: int) -> Any:
+        return self._problem.batches(seed, first, count)
+
+    def loss(self, params: tf.Tensor, constants: Any, batch: Any) -> tf.Tensor:
+        return self._problem.loss(params, constants, batch)
+
+
+class RandomScaling(Wrapper):
     """f(theta) becomes f(c theta), started at theta_0 / c: the same values in another geometry, Eq. (2).
 
     c is drawn per coordinate and episode: exp of U[-log_range, log_range] (section 5). With `mixed`, a
@@ -21,17 +45,9 @@ class RandomScaling(Problem):
     """
 
     def __init__(self, problem: Problem, log_range: float, mixed: bool = False) -> None:
-        self._problem = problem
+        super().__init__(problem)
         self._log_range = log_range
         self._log_c = self._mixed_log_c if mixed else self._uniform_log_c
-
-    @property
-    def compiles_well(self) -> bool:
-        return self._problem.compiles_well
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        return self._problem.shapes
 
     def draw(self, seed: Seed) -> Draw:
         scale_seed, inner_seed = split_seed(seed, 2)
@@ -53,12 +69,45 @@ class RandomScaling(Problem):
         )
         return coordinates + tf.repeat(tensors, [math.prod(shape) for shape in self.shapes]) + tf.abs(whole)
 
-    def batches(self, seed: Seed, first: tf.Tensor, count: int) -> Any:
-        return self._problem.batches(seed, first, count)
-
     def loss(self, params: tf.Tensor, constants: Any, batch: Any) -> tf.Tensor:
         c, inner = constants
         return self._problem.loss(c * params, inner, batch)
+
+
+class Continued(Wrapper):
+    """A problem whose episodes start where Adam has been for some steps, as fine-tuning does."""
+
+    LEARNING_RATE = 1e-3
+
+    def __init__(self, problem: Problem, steps: int) -> None:
+        """
+        Args:
+            problem: the optimizee.
+            steps: made by Adam before an episode.
+        """
+        super().__init__(problem)
+        self._steps = steps
+
+    def draw(self, seed: Seed) -> Draw:
+        start_seed, data_seed = split_seed(seed, 2)
+        draw = self._problem.draw(start_seed)
+        batches = self._problem.batches(data_seed, tf.constant(0), self._steps)
+
+        @tf.function(jit_compile=self.compiles_well or None, autograph=False)
+        def adam(params: tf.Tensor, constants: Any, batches: Any) -> tf.Tensor:
+            def step(t: tf.Tensor, params: tf.Tensor, m: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
+                batch = tf.nest.map_structure(lambda b: b[t], batches)
+                _, gradient = loss_and_gradient(self._problem, params, constants, batch)
+                m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+                number = tf.cast(t + 1, params.dtype)
+                mean, square = m / (1.0 - 0.9**number), v / (1.0 - 0.999**number)
+                return t + 1, params - self.LEARNING_RATE * mean / (tf.sqrt(square) + 1e-7), m, v
+
+            zeros = tf.zeros_like(params)
+            start = (tf.constant(0), params, zeros, zeros)
+            return tf.while_loop(lambda t, *_: t < self._steps, step, start)[1]
+
+        return Draw(adam(draw.params, draw.constants, batches), draw.constants)
 
 
 class Combination(Problem):
