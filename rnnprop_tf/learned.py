@@ -143,7 +143,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 arguments. Defaults to what the weights were meta-trained with: `0.1` for all that ship with
                 the package.
             **kwargs: Further arguments of the class. The rule's hyperparameters come with the weights, which
-                were trained for them; so does `state_dtype`, `"bfloat16"` for `"rnnprop-1-small"`.
+                were trained for them; so does `state_dtype`, `"bfloat16"` for `"rnnprop-2"`.
 
         Returns:
             The optimizer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Unpack
 
 import keras
@@ -11,6 +12,7 @@ from rnnprop_tf.backends import BackendOptimizer
 from rnnprop_tf.learned import KerasArguments, LearnedOptimizer, LearningRate
 from rnnprop_tf.network import Network
 from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule, SettlingRule
+from rnnprop_tf.state_types import STATE_DTYPES
 
 __all__ = ["DMOptimizer", "KerasArguments", "LearnedOptimizer", "LearningRate", "RNNprop"]
 
@@ -23,7 +25,7 @@ class RNNprop(BackendOptimizer):
     each coordinate's gradient relative to its recent size and returns a direction in [-1, 1]; the coordinate
     moves by `learning_rate` times that.
 
-    `RNNprop()` has the default weights, `"rnnprop-1"`; `RNNprop.from_pretrained` takes others. Once the
+    `RNNprop()` has the default weights, `"rnnprop-2"`; `RNNprop.from_pretrained` takes others. Once the
     package is imported, Keras knows the string `"rnnprop"` too, as in `compile(optimizer="rnnprop")`.
 
     Two behaviours go beyond the paper:
@@ -43,13 +45,14 @@ class RNNprop(BackendOptimizer):
     gradient accumulators, if asked for; then for each trainable variable `{variable}_m` and `{variable}_v` of
     its shape and, for each LSTM layer k from 1, `{variable}_lstm{k}_h` and `{variable}_lstm{k}_c` of shape
     `[units, *shape]`. The slots are float32 whatever the variable's type (h and c of `state_dtype`), and so
-    is the arithmetic. With the paper's network that is 82 numbers for each number of the model: 328 bytes,
-    168 with bfloat16, 88 with int8. With `settling` or `annealing` there is `{variable}_u`
-    too, after `{variable}_v`.
+    is the arithmetic. With `settling` there is `{variable}_u` too, after `{variable}_v`, and with `annealing`
+    `{variable}_u` and `{variable}_last`. The default weights take 32 bytes for each number of the model; the
+    paper's network takes 328, 168 with bfloat16, 88 with int8.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
-            arguments. The paper's alpha: the most a coordinate moves in one step. Defaults to `0.1`.
+            arguments. The paper's alpha: the most a coordinate moves in one step; with `annealing`, for each
+            step since its last gradient. Defaults to `0.1`.
         beta_1: A float in [0, 1), the decay of the running mean of gradients. Defaults to `0.95`.
         beta_2: A float in [0, 1), the decay of the running mean of squared gradients. Defaults to `0.95`.
         epsilon: A float in (0, 1], added to the root of the latter. Defaults to `1e-8`.
@@ -59,13 +62,16 @@ class RNNprop(BackendOptimizer):
         beta_3: A float in [0, 1), with `settling` the decay of the longer running mean of squared gradients.
             Defaults to `0.9999`.
         annealing: A float of at least 1, or 0 for none. After so many steps the updates become smaller, as
-            1 / t does, and sooner where gradients become smaller, see `rnnprop_tf.rule.AnnealingRule`, which
-            is not in the paper. For long trainings of any length; a schedule of the learning rate multiplies
-            it. Not together with `settling`. Defaults to `0.0`.
+            1 / t does, and sooner where gradients become smaller; and numbers that had no gradient for a
+            while, as rare rows of an embedding, take longer steps when they get one. See
+            `rnnprop_tf.rule.AnnealingRule`, which is not in the paper. For trainings of any length; a
+            schedule of the learning rate multiplies it. Not together with `settling`. Defaults to what the
+            weights have: `1500.0` for the default ones, none for a `network` that is given.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"`, `"bfloat16"` or `"int8"`, how the LSTM's h and c are stored between steps;
             the arithmetic is float32. They are most of the state: `"bfloat16"` halves it, `"int8"` makes it
-            about a quarter. Defaults to `"float32"`; by `from_pretrained` to what the weights' folder names.
+            about a quarter. Defaults to what the weights have: `"bfloat16"` for the default ones, `"float32"`
+            for a `network` that is given.
         use_averaging: Whether to keep an average of the iterates, the values of the variables after each
             step, which is what `fit` leaves in the model. The newest iterate's weight in it is
             `9 / (t + 9)`, where `t` steps were taken before: about the last tenth of the training counts,
@@ -79,7 +85,7 @@ class RNNprop(BackendOptimizer):
             TensorFlow's own operations, after a warning. On JAX it is about `apply` outside of a compiled
             step; on PyTorch `True` has `torch.compile` compile the update, `"auto"` does not. Defaults to
             `"auto"`.
-        network: The learned weights, a `rnnprop_tf.network.Network`. Defaults to those of `"rnnprop-1"`, for
+        network: The learned weights, a `rnnprop_tf.network.Network`. Defaults to those of `"rnnprop-2"`, for
             which the hyperparameters have their defaults.
         name: String. The name of the optimizer. Defaults to `"rnnprop"`, the next ones to `"rnnprop_1"` and
             so on.
@@ -115,15 +121,22 @@ class RNNprop(BackendOptimizer):
         epsilon: float = 1e-8,
         settling: float = 0.0,
         beta_3: float = 0.9999,
-        annealing: float = 0.0,
+        annealing: float | None = None,
         skip_nonfinite: bool = True,
-        state_dtype: str = "float32",
+        state_dtype: str | None = None,
         use_averaging: bool = False,
         jit_compile: bool | str = "auto",
         network: Network | None = None,
         name: str | None = None,
         **kwargs: Unpack[KerasArguments],
     ) -> None:
+        default_annealing, default_state_dtype = 0.0, STATE_DTYPES[0]
+        if network is None:
+            weights = pretrained.load(pretrained.DEFAULT)
+            network, default_state_dtype = weights.network, weights.state_dtype
+            default_annealing = dataclasses.asdict(weights.rule).get("annealing", 0.0)
+        annealing = default_annealing if annealing is None else annealing
+        state_dtype = default_state_dtype if state_dtype is None else state_dtype
         # Checked with or without settling.
         rule: RNNpropRule = SettlingRule(beta_1, beta_2, epsilon, beta_3, settling)
         if settling == 0.0:
@@ -134,10 +147,8 @@ class RNNprop(BackendOptimizer):
                 raise ValueError(
                     "Expected one of settling and annealing, which both make steps smaller. Received: "
                     f"settling={settling}, annealing={annealing}. Weights may bring one with them, as "
-                    "rnnprop-1-settling does: give settling=0.0 or annealing=0.0 to leave it out."
+                    "the default ones do: give annealing=0.0 or settling=0.0 to leave it out."
                 )
-        if network is None:
-            network = pretrained.load(pretrained.DEFAULT).network
         super().__init__(
             learning_rate,
             rule,

@@ -273,7 +273,8 @@ class Rule(ABC):
 
         It follows from the h that the top LSTM layer ended with. A coordinate without a gradient keeps its h,
         so for it this is the direction of the last step that it took, not the zero of this one, but with the
-        `scale` of `step`. For a coordinate that never had a gradient it has no meaning, see `touched`.
+        `scale` of `step`. What `AnnealingRule` adds after a sleep is not in it. For a coordinate that never
+        had a gradient it has no meaning, see `touched`.
 
         Args:
             network: the learned weights.
@@ -369,15 +370,15 @@ class RNNpropRule(Rule):
         return ops.sqrt(v_hat) + self.epsilon
 
 
-class AccumulatorsWithMemory(NamedTuple):
-    """The running means of RNNprop with `settling` or `annealing`."""
+class SettlingAccumulators(NamedTuple):
+    """The running means of RNNprop with `settling`."""
 
     m: Tensor
     """[N], of gradients."""
     v: Tensor
     """[N], of squared gradients."""
     u: Tensor
-    """[N], of squared gradients, over a longer time or over a share of the training."""
+    """[N], of squared gradients, over a longer time."""
 
 
 @dataclass(frozen=True)
@@ -407,7 +408,7 @@ class SettlingRule(RNNpropRule):
     beta_3: float = 0.9999
     settling: float = 2.0
 
-    accumulators_class: ClassVar[type[Any]] = AccumulatorsWithMemory
+    accumulators_class: ClassVar[type[Any]] = SettlingAccumulators
 
     def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
         u = self.beta_3 * accumulators.u + (1.0 - self.beta_3) * gradient * gradient
@@ -418,9 +419,22 @@ class SettlingRule(RNNpropRule):
         return ops.square(ops.minimum(self.gradient_size(accumulators, step) / remembered, 1.0))
 
 
+class AnnealingAccumulators(NamedTuple):
+    """What RNNprop with `annealing` keeps."""
+
+    m: Tensor
+    """[N], the running mean of gradients."""
+    v: Tensor
+    """[N], that of squared gradients."""
+    u: Tensor
+    """[N], the mean of squared gradients over a share of the training."""
+    last: Tensor
+    """[N], the number of the last step with a gradient; 0 before the first. Exact up to 2^24 steps."""
+
+
 @dataclass(frozen=True)
 class AnnealingRule(RNNpropRule):
-    """RNNprop whose steps become smaller as training goes on; with the same networks.
+    """RNNprop whose steps become smaller as training goes on, and longer after sleep; with the same networks.
 
     It is ours, not the paper's. u is the mean of squared gradients so far, where the newest weighs
     (g + 1) / (t + g), g = 3: on average they are a fifth of the training old. At step t the direction is
@@ -434,7 +448,12 @@ class AnnealingRule(RNNpropRule):
     as large as the others does shorten steps, by 1 + 4 K^2 / t at first: clip the gradients.
 
     A coordinate that sleeps, such as a rare row of an embedding, takes fewer gradients into u, which starts
-    at 0: its first steps are RNNprop's whenever they come, and then it takes its own steps as time.
+    at 0: its first steps are RNNprop's whenever they come, and then it takes its own steps as time. While it
+    sleeps it does not coast on its momentum, as with Adam. So after k steps without a gradient the direction
+    is multiplied by what momentum adds up to in n = k - NAP + 1 steps, (1 - beta_1^n) / (1 - beta_1), if n is
+    more than one, and at most by 1 / (1 - beta_1). The first gradient ends no sleep. NAP steps are none:
+    units of ReLU networks miss a few batches here and there. So a coordinate moves by more than alpha only
+    where it had no gradient for more than NAP steps, and by less than alpha for each of them.
 
     Args:
         beta_1: the decay of m.
@@ -443,17 +462,28 @@ class AnnealingRule(RNNpropRule):
         annealing: T, the number of steps after which steps of gradients of one size become shorter.
     """
 
-    annealing: float = 2_500.0
+    annealing: float = 1_500.0
 
-    accumulators_class: ClassVar[type[Any]] = AccumulatorsWithMemory
+    accumulators_class: ClassVar[type[Any]] = AnnealingAccumulators
 
     FORGETTING: ClassVar[int] = 3
     """g, how fast u forgets. `rnnprop_tf.averaging` weighs iterates alike, with g = 8."""
+    NAP: ClassVar[int] = 4
+    """The longest sleep after which a step is as long as ever."""
 
     def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
         weight = (self.FORGETTING + 1) / (step + self.FORGETTING)
         u = accumulators.u + weight * (gradient * gradient - accumulators.u)
-        return super().accumulate(accumulators, gradient, step)._replace(u=u)
+        last = ops.zeros_like(accumulators.last) + step
+        return super().accumulate(accumulators, gradient, step)._replace(u=u, last=last)
+
+    def observe(
+        self, accumulators: Accumulators, gradient: Tensor, step: Tensor
+    ) -> tuple[Observation, Accumulators]:
+        seen, new = super().observe(accumulators, gradient, step)
+        slept = ops.where(accumulators.last > 0.0, step - 1.0 - accumulators.last, 0.0)
+        coasted = self.beta_1 ** (ops.maximum(slept - self.NAP, 0.0) + 1.0)
+        return seen._replace(scale=seen.scale * ((1.0 - coasted) / (1.0 - self.beta_1))), new
 
     def scale(self, accumulators: Accumulators, step: Tensor) -> Tensor:
         past = ops.sqrt(accumulators.u) + self.epsilon

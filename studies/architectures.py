@@ -110,7 +110,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("weights", [pretrained.DEFAULT, f"{pretrained.DEFAULT}-small"], "names or folders")
+    flags.DEFINE_list("weights", ["rnnprop-1", "rnnprop-1-small"], "names or folders")
     flags.DEFINE_list("tasks", losses.SMALL, "tasks of trainer.problems.catalog and Keras models")
     flags.DEFINE_integer("runs", 6, "runs a task", lower_bound=1)
     flags.DEFINE_integer("parameters", 2**20, "numbers in the variable that is timed", lower_bound=1)

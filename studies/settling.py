@@ -29,6 +29,7 @@ SMALLEST = 1e-6
 def main(_: list[str]) -> None:
     seeds = range(losses.SEEDS_FROM, losses.SEEDS_FROM + FLAGS.runs)
     alpha = pretrained.load(FLAGS.weights).learning_rate
+    neither = {"settling": 0.0, "annealing": 0.0}
     rules = [("settling", value) for value in FLAGS.settlings]
     rules += [("annealing", value) for value in FLAGS.annealings]
     losses.print_head("task", *(f"mean final loss, {kind} {value}" for kind, value in rules))
@@ -37,7 +38,7 @@ def main(_: list[str]) -> None:
         row = []
         for kind, value in rules:
             make = partial(
-                RNNprop.from_pretrained, FLAGS.weights, beta_3=FLAGS.beta_3, **{kind: float(value)}
+                RNNprop.from_pretrained, FLAGS.weights, beta_3=FLAGS.beta_3, **{**neither, kind: float(value)}
             )
             runner = losses.runner_of(name, make)
             row.append(losses.final_losses(runner, FLAGS.steps, seeds, alpha).mean())

@@ -97,12 +97,27 @@ class SettlingReference(WithMemoryReference):
 
 
 class AnnealingReference(WithMemoryReference):
-    """T / t and the square of recent over past size."""
+    """T / t and the square of recent over past size; after a sleep, as long as a momentum would go on."""
+
+    def __init__(self, rule: AnnealingRule, network: Network):
+        super().__init__(rule, network)
+        self.last = 0
+
+    def step(self, g: float, t: int) -> float:
+        if g == 0.0:
+            return 0.0
+        slept = t - self.last - 1 if self.last else 0
+        coasting = sum(self.rule.beta_1**k for k in range(max(slept - 4, 0) + 1))
+        self.last = t
+        return super().step(g, t) * coasting
 
     def factor(self, g: float, t: int, recent: float) -> float:
         weight = 4 / (t + 3)
         self.u = (1 - weight) * self.u + weight * g**2
         return self.rule.annealing / t * (recent / (math.sqrt(self.u) + self.rule.epsilon)) ** 2
+
+    def accumulators(self) -> list[float]:
+        return [*super().accumulators(), self.last]
 
 
 class DMReference:

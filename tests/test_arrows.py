@@ -42,7 +42,7 @@ ALLOWED = {
     " rnnprop_tf.backends.jax rnnprop_tf.backends.torch",
     "rnnprop_tf.batch_norm": "keras numpy rnnprop_tf.backends",
     "rnnprop_tf.optimizer": "keras rnnprop_tf.network rnnprop_tf.rule rnnprop_tf.pretrained"
-    " rnnprop_tf.backends rnnprop_tf.learned",
+    " rnnprop_tf.backends rnnprop_tf.learned rnnprop_tf.state_types",
     "rnnprop_tf.loss_scale": "keras",
     "rnnprop_tf.profile": "keras numpy rnnprop_tf.backends rnnprop_tf.learned rnnprop_tf.optimizer",
     "rnnprop_tf.callbacks": "keras tensorflow rnnprop_tf.layout rnnprop_tf.learned rnnprop_tf.network"
@@ -159,8 +159,8 @@ ALLOWED = {
     "trainer.evaluate": "absl numpy tqdm rnnprop_tf.pretrained trainer.problems.catalog"
     " trainer.evaluation.baselines trainer.evaluation.competitors trainer.evaluation.evaluation"
     " trainer.evaluation.results trainer.evaluation.summary trainer.evaluation.tasks trainer.commands",
-    "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained trainer.config trainer.checkpoint"
-    " trainer.evaluation.results trainer.commands",
+    "trainer.export": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule"
+    " rnnprop_tf.state_types trainer.config trainer.checkpoint trainer.evaluation.results trainer.commands",
     "trainer.report": "absl trainer.paper.experiments trainer.paper.report trainer.commands",
     "trainer.convert": "absl numpy rnnprop_tf.network rnnprop_tf.pretrained rnnprop_tf.rule trainer.files"
     " trainer.commands",

@@ -14,7 +14,7 @@ from made_runs import TASK, add_cell
 from rnnprop_tf import RNNprop, pretrained
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import Architecture
-from rnnprop_tf.rule import DMRule, RNNpropRule
+from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule
 from trainer import checkpoint, export, files
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
@@ -54,6 +54,24 @@ def test_an_average_of_zero_or_below_is_a_loss(tmp_path):
     for iteration, loss in [(100, 0.1), (200, 0.0), (300, None)]:
         save_checkpoint(tmp_path, iteration, loss)
     assert export.best_checkpoint(str(tmp_path)).record["iteration"] == 200
+
+
+def test_a_folder_says_what_its_weights_are_used_with(tmp_path):
+    run, out = str(tmp_path / "run"), str(tmp_path / "weights")
+    save_checkpoint(run, 100, 0.5)
+    export.export(run, out, annealing=1_500.0, state_dtype="bfloat16")
+    loaded = pretrained.load(out)
+    assert loaded.rule == AnnealingRule(annealing=1_500.0)
+    assert loaded.state_dtype == "bfloat16"
+
+
+def test_only_the_paper_s_rule_takes_annealing(tmp_path):
+    save_checkpoint(tmp_path, 100, 0.5, rule="dm")
+    with pytest.raises(
+        ValueError, match=r"annealing: expected a run under the paper's rule.*Received: DMRule"
+    ):
+        export.export(str(tmp_path), str(tmp_path / "weights"), annealing=1_500.0)
+    assert not (tmp_path / "weights").exists()
 
 
 def test_what_there_is_not_cannot_be_exported(tmp_path):
@@ -163,6 +181,8 @@ def test_the_export_command_says_what_it_wrote_or_what_is_wrong(tmp_path, capsys
         "iteration": None,
         "results": None,
         "recipe": "",
+        "annealing": 0.0,
+        "state_dtype": "float32",
     }
     with mock.patch.object(export, "FLAGS", SimpleNamespace(**values)):
         with pytest.raises(SystemExit, match="No checkpoint in"):

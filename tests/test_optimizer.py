@@ -215,7 +215,7 @@ def test_annealing_survives_config_and_weight_folder(tmp_path):
         RNNprop.from_pretrained("rnnprop-quick", annealing=70.0),
     ):
         assert same.rule == AnnealingRule(annealing=70.0)
-    for bad in (None, -1.0, 0.5, float("nan")):
+    for bad in (-1.0, 0.5, float("nan")):
         with pytest.raises(ValueError, match="Expected annealing to be a number of at least 1"):
             RNNprop(network=random_network(), annealing=bad)
     with pytest.raises(ValueError, match="one of settling and annealing"):

@@ -55,13 +55,27 @@ def test_keras_finds_it_by_its_name_and_by_an_empty_config(identifier):
 
 def test_a_part_of_a_config_is_enough():
     for more, rule in (
-        ({}, RNNpropRule()),
-        ({"settling": 2.0}, SettlingRule(settling=2.0)),
+        ({}, AnnealingRule(annealing=1_500.0)),
+        ({"annealing": 0.0}, RNNpropRule()),
+        ({"annealing": 0.0, "settling": 2.0}, SettlingRule(settling=2.0)),
         ({"annealing": 9.0}, AnnealingRule(annealing=9.0)),
     ):
         optimizer = keras.optimizers.deserialize({"class_name": "RNNprop", "config": CONFIG | more})
         assert (float(optimizer.learning_rate), optimizer.clipnorm) == (0.25, 2.0)
         assert optimizer.rule == rule
+
+
+def test_without_arguments_it_is_what_from_pretrained_gives():
+    ours, pretrained_ones = RNNprop().get_config(), RNNprop.from_pretrained().get_config()
+    assert ours.pop("name") != pretrained_ones.pop("name")
+    assert ours == pretrained_ones
+
+
+def test_a_network_that_is_given_brings_no_more_than_itself():
+    """A config of an earlier release has a network and need not have these."""
+    optimizer = RNNprop(network=default_network())
+    assert optimizer.rule == RNNpropRule()
+    assert optimizer.state_dtype == "float32"
 
 
 def test_a_model_compiles_and_trains_with_the_string():

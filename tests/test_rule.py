@@ -165,7 +165,7 @@ def test_fields_of_the_state_are_the_papers_names() -> None:
     """Their order is the checkpoint's."""
     assert RNNpropRule.accumulators_class._fields == ("m", "v")
     assert SettlingRule.accumulators_class._fields == ("m", "v", "u")
-    assert AnnealingRule.accumulators_class._fields == ("m", "v", "u")
+    assert AnnealingRule.accumulators_class._fields == ("m", "v", "u", "last")
     assert DMRule.accumulators_class._fields == ()
 
 
@@ -235,6 +235,34 @@ def test_annealing_shortens_steps_as_1_over_t_and_sooner_where_gradients_shrink(
     grown = gradients * np.where(np.arange(80) < 8, 10.0, 1.0)[:, None]
     ratio = directions(rule, network, grown) / directions(plain, network, grown)
     assert_allclose(ratio[-1], 20.0 / 80.0, rtol=0.02)
+
+
+def test_a_coordinate_that_slept_moves_as_far_as_its_momentum_would_have() -> None:
+    """Beside the same gradients without the sleep, whose steps are as those of the state alone."""
+    network = random_network(Architecture(2, (5,), (4,)), seed=16)
+    rule, plain = AnnealingRule(annealing=1e6), RNNpropRule()
+    for slept, coasting in ((0, 1.0), (4, 1.0), (5, 1.95), (24, 20 * (1 - 0.95**21)), (5_000, 20.0)):
+        state, start = (one.initial_state(network, 3, "float64") for one in (rule, plain))
+        gradient = np.array([1.0, -2.0, 0.5])
+        for step in (1.0, 2.0):
+            _, state = rule.update(network, state, gradient, np.float64(step))
+            _, start = plain.update(network, start, gradient, np.float64(step))
+        woken = np.float64(3.0 + slept)
+        direction, state = rule.update(network, state, gradient, woken)
+        expected, _ = plain.update(network, start, gradient, woken)
+        assert_allclose(direction, coasting * np.asarray(expected), rtol=1e-9)
+        assert_array_equal(state.accumulators.last, np.full(3, woken))
+
+
+def test_a_first_gradient_ends_no_sleep() -> None:
+    network = random_network(Architecture(2, (5,), (4,)), seed=17)
+    found, expected = (
+        rule.update(
+            network, rule.initial_state(network, 2, "float64"), np.array([1.0, -3.0]), np.float64(400.0)
+        )
+        for rule in (AnnealingRule(annealing=1e6), RNNpropRule())
+    )
+    assert_allclose(found[0], expected[0], rtol=1e-9)
 
 
 @pytest.mark.parametrize(("rule", "architecture"), RULES)

@@ -1,13 +1,17 @@
 """Turns a run's best checkpoint into a weight folder.
 
     python -m trainer.export --run_dir=runs/mine --out=weights/mine
+    python -m trainer.export --run_dir=runs/mine --out=weights/mine --annealing=1500 --state_dtype=bfloat16
 
 The checkpoint is chosen by the paper's criterion: the lowest moving-average train loss, or, for a run that
-selects by validation, the lowest loss on the plain task. The folder's `config.json` is the weights' card.
+selects by validation, the lowest loss on the plain task. The folder's `config.json` is the weights' card. It
+also says what `from_pretrained` is to use them with: as the second command has it, shorter steps late in
+training and a narrow state, which take no training.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +23,8 @@ from absl import flags
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf import pretrained
 from rnnprop_tf.network import Architecture
+from rnnprop_tf.rule import AnnealingRule, RNNpropRule
+from rnnprop_tf.state_types import STATE_DTYPES
 from trainer import checkpoint, commands
 from trainer.checkpoint import Checkpoint
 from trainer.config import MetaTrainConfig
@@ -56,7 +62,13 @@ def best_checkpoint(folder: str, iteration: int | None = None) -> Checkpoint:
 
 
 def export(
-    run_dir: str, out: str, iteration: int | None = None, results_dir: str | None = None, recipe: str = ""
+    run_dir: str,
+    out: str,
+    iteration: int | None = None,
+    results_dir: str | None = None,
+    recipe: str = "",
+    annealing: float = 0.0,
+    state_dtype: str = STATE_DTYPES[0],
 ) -> Checkpoint:
     """Writes the weight folder. Returns the checkpoint it was made from.
 
@@ -66,9 +78,13 @@ def export(
         iteration: of the checkpoint; by default the best one.
         results_dir: of `trainer.evaluate`; what it measured of these very weights goes onto the card.
         recipe: how the weights were made, in words.
+        annealing: of the folder's rule, `rnnprop_tf.rule.AnnealingRule`, for weights that were trained under
+            the paper's; 0 leaves the rule as the run has it.
+        state_dtype: one of `rnnprop_tf.state_types`, for `from_pretrained`.
 
     Raises:
-        ValueError: see `best_checkpoint`; or the results folder holds no runs.
+        ValueError: see `best_checkpoint`; or the results folder holds no runs; or the run's rule does not
+            take `annealing`.
         OSError: the weight folder cannot be written.
     """
     rows = [] if results_dir is None else Results(results_dir).rows
@@ -77,6 +93,13 @@ def export(
     chosen = best_checkpoint(run_dir, iteration)
     config = MetaTrainConfig.from_dict(chosen.record["config"])
     rule = config.update_rule
+    if annealing:
+        if type(rule) is not RNNpropRule:
+            raise ValueError(
+                f"annealing: expected a run under the paper's rule, RNNpropRule. Received: {rule}. Leave "
+                "--annealing out."
+            )
+        rule = AnnealingRule(**dataclasses.asdict(rule), annealing=annealing)
     tensors = checkpoint.part(chosen, "network")
     provenance: dict[str, Any] = {
         "recipe": recipe,
@@ -89,11 +112,11 @@ def export(
         "results": {},
     }
     network = coordinatewise.from_tensors(tensors, _architecture(tensors))
-    pretrained.save(out, network, rule, config.alpha, provenance)
+    pretrained.save(out, network, rule, config.alpha, provenance, state_dtype)
     if rows:
         digest = short_digest(pretrained.load(os.path.join(out, "")).config)
         provenance["results"] = _measured(rows, digest, config.alpha)
-        pretrained.save(out, network, rule, config.alpha, provenance)
+        pretrained.save(out, network, rule, config.alpha, provenance, state_dtype)
     return chosen
 
 
@@ -128,7 +151,9 @@ def main(_: list[str]) -> None:
         path and os.path.expanduser(path) for path in (FLAGS.run_dir, FLAGS.out, FLAGS.results)
     )
     try:
-        chosen = export(run_dir, out, FLAGS.iteration, results, FLAGS.recipe)
+        chosen = export(
+            run_dir, out, FLAGS.iteration, results, FLAGS.recipe, FLAGS.annealing, FLAGS.state_dtype
+        )
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
     print(f"Wrote {out} from the checkpoint after {chosen.record['iteration']} iterations.")
@@ -141,4 +166,11 @@ if __name__ == "__main__":
     flags.DEFINE_integer("iteration", None, "checkpoint to take; by default the best by the run's criterion")
     flags.DEFINE_string("results", None, "folder of trainer.evaluate whose results go onto the card")
     flags.DEFINE_string("recipe", "", "how the weights were made, in words, for the card")
+    flags.DEFINE_float(
+        "annealing",
+        0.0,
+        "steps after which updates become shorter; 0: never, as in the paper",
+        lower_bound=0.0,
+    )
+    flags.DEFINE_enum("state_dtype", STATE_DTYPES[0], STATE_DTYPES, "how h and c are stored between steps")
     commands.run(main)

@@ -44,7 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def steps(name_or_path: str, **arguments: Any) -> np.ndarray:
     """The steps of `STEPS` calls of `apply`, [steps, coordinates]: seeded gradients of very different sizes.
 
-    One coordinate in ten sleeps in a step; the variables are put back to zero before each.
+    One coordinate in ten sleeps in a step, and one in five but for every ninth; the variables are put back to
+    zero before each.
     """
     rng = np.random.default_rng(0)
     variables = [keras.Variable(np.zeros(shape, "float32")) for shape in SHAPES]
@@ -52,13 +53,17 @@ def steps(name_or_path: str, **arguments: Any) -> np.ndarray:
     optimizer = rnnprop_tf.RNNprop.from_pretrained(name_or_path, **{"state_dtype": "float32", **arguments})
     scales = [10.0 ** rng.uniform(-4, 1, shape) for shape in SHAPES]
     means = [rng.normal(size=shape) for shape in SHAPES]
+    rare = [rng.uniform(size=shape) < 0.2 for shape in SHAPES]
     result = []
-    for _ in range(STEPS):
+    for step in range(STEPS):
         for variable in variables:
             variable.assign(np.zeros(variable.shape, "float32"))
         gradients = [
-            scale * (mean + rng.normal(size=scale.shape)) * (rng.uniform(size=scale.shape) > 0.1)
-            for scale, mean in zip(scales, means, strict=True)
+            scale
+            * (mean + rng.normal(size=scale.shape))
+            * (rng.uniform(size=scale.shape) > 0.1)
+            * (step % 9 == 0 or ~rarely)
+            for scale, mean, rarely in zip(scales, means, rare, strict=True)
         ]
         optimizer.apply([ops.convert_to_tensor(g, "float32") for g in gradients], variables)
         result.append(np.concatenate([ops.convert_to_numpy(v).ravel() for v in variables]))

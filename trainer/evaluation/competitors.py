@@ -34,7 +34,13 @@ class Competitor(NamedTuple):
             return baselines.OPTIMIZERS[self.name](rate)
         network, rule, _, _ = self.weights
         kind = RNNprop if isinstance(rule, RNNpropRule) else DMOptimizer
-        return kind(rate, network=network, use_averaging=self.averaged, **dataclasses.asdict(rule))
+        return kind(
+            rate,
+            network=network,
+            use_averaging=self.averaged,
+            state_dtype=self.weights.state_dtype,
+            **dataclasses.asdict(rule),
+        )
 
     def cell(self, task: str, rate: float, steps: int) -> Cell:
         """The cell of its runs at that rate."""

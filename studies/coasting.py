@@ -1,0 +1,76 @@
+"""Whether a coordinate should take a longer step after steps without a gradient.
+
+    python -m studies.coasting --steps=200 --runs=8
+
+Runs tasks outside the paper's 22 with the default weights and `AnnealingRule`, at each of some values of its
+`NAP`, the longest sleep after which a step is as long as ever; `never` makes no step longer. Prints a
+Markdown table of mean final losses, and below them the geometric means of their ratios to the first column's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from absl import flags
+
+from rnnprop_tf import pretrained
+from rnnprop_tf.rule import AnnealingRule
+from studies import losses
+from studies.sleep_rule import BagOfWords
+from trainer import commands
+from trainer.evaluation.unrolled_runner import LearnedRunner
+from trainer.problems import catalog
+from trainer.problems.base import Problem
+
+FLAGS = flags.FLAGS
+
+NEVER = "never"
+WORDS: dict[str, Callable[[], Problem]] = {
+    "frequent words": lambda: BagOfWords(1.0),
+    "rare words": lambda: BagOfWords(1.5),
+}
+TASKS = [
+    *WORDS,
+    *("neighbours-pairs-b64-100", "sentences-bag-b32-100", "sentences-lstm-b16-100"),
+    *("digits-nn-relu-100", "mnist-pool4-nn-relu-100", "mnist-pool2-nn-l2-relu-b64-100"),
+    *("digits-cnn-100", "mnist-pool2-cnn-100", "digits-dense-b4-100", "digits-residual-b16-100"),
+]
+
+
+def rule_with_nap(nap: str) -> AnnealingRule:
+    """The default weights' rule with another `NAP`."""
+
+    class WithNap(AnnealingRule):
+        NAP = sys.maxsize if nap == NEVER else int(nap)
+
+    return WithNap(**dataclasses.asdict(pretrained.load(pretrained.DEFAULT).rule))
+
+
+def main(_: list[str]) -> None:
+    weights = pretrained.load(pretrained.DEFAULT)
+    rules = [rule_with_nap(nap) for nap in FLAGS.naps]
+    losses.print_head("task", *(f"mean final loss, {nap}" for nap in FLAGS.naps))
+    rows = []
+    for name in FLAGS.tasks:
+        problem = WORDS[name]() if name in WORDS else catalog.task(name).build(FLAGS.data_dir)
+        row = []
+        for rule in rules:
+            runner = LearnedRunner(problem, rule, weights.network)
+            seeds = range(losses.SEEDS_FROM, losses.SEEDS_FROM + FLAGS.runs)
+            row.append(losses.final_losses(runner, FLAGS.steps, seeds, weights.learning_rate).mean())
+        losses.print_row(name, *(f"{loss:.4f}" for loss in row))
+        rows.append(np.log(row) - np.log(row[0]))
+    ratios = np.exp(np.mean(rows, axis=0))
+    losses.print_row("geometric mean of the ratios", *(f"{ratio:.3f}" for ratio in ratios))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("naps", [NEVER, "0", "4"], f"numbers of steps, or {NEVER}")
+    flags.DEFINE_list("tasks", TASKS, f"tasks of trainer.problems.catalog, or of {', '.join(WORDS)}")
+    flags.DEFINE_integer("steps", 200, "steps of a run", lower_bound=1)
+    flags.DEFINE_integer("runs", 8, "runs of each cell, whose mean it shows", lower_bound=1)
+    flags.DEFINE_string("data_dir", None, "TFDS's folder; by default TFDS_DATA_DIR, or TFDS's own")
+    commands.run(main)
