@@ -46,8 +46,9 @@ def update_statistics(optimizer: LearnedOptimizer) -> dict[str, UpdateStatistics
     - With `state_dtype="bfloat16"` or `"int8"` h has 8 bits, and the direction is right to about a hundredth.
 
     m~ and the factor of `settling` or `annealing` are bias-corrected for the current step, which for
-    coordinates that have slept is not that of their last move. Weight decay and constraints are no part of
-    the update here, nor is what `use_ema` writes.
+    coordinates that have slept is not that of their last move. What makes the step after a sleep longer, with
+    `annealing`, is not known any more: rare rows of an embedding moved by up to five times what is said.
+    Weight decay and constraints are no part of the update here, nor is what `use_ema` writes.
 
     Args:
         optimizer: An `RNNprop` or a `DMOptimizer`.

@@ -143,7 +143,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 arguments. Defaults to what the weights were meta-trained with: `0.1` for all that ship with
                 the package.
             **kwargs: Further arguments of the class. The rule's hyperparameters come with the weights, which
-                were trained for them; so does `state_dtype`, `"bfloat16"` for `"rnnprop-2"`.
+                were trained for them; so does `state_dtype`, `"bfloat16"` for `"rnnprop-2"`. Of `settling`
+                and `annealing`, one that is given takes the place of one that comes with the weights.
 
         Returns:
             The optimizer.
@@ -167,8 +168,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         if learning_rate is None:
             learning_rate = found.learning_rate
-        arguments = dataclasses.asdict(found.rule) | {"state_dtype": found.state_dtype} | kwargs
-        optimizer = cls(network=found.network, learning_rate=learning_rate, **arguments)
+        brought = dataclasses.asdict(found.rule) | {"state_dtype": found.state_dtype}
+        given = {key: value for key, value in kwargs.items() if value is not None or key not in brought}
+        for one, other in (("settling", "annealing"), ("annealing", "settling")):
+            if given.get(one):
+                brought.pop(other, None)
+        optimizer = cls(network=found.network, learning_rate=learning_rate, **(brought | given))
         optimizer._trained_with = found.learning_rate
         return optimizer
 
@@ -351,8 +356,30 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         decay = learning_rate * (self.weight_decay or 0.0) * ops.cast(taken, "float32")
         number = ops.cast(ops.add(self._step, 1), "float32")
         self._update_variables(gradients, variables, Step(taken, number, learning_rate, decay))
+        if self.rule.counts_sleep:
+            self._rest_variables(gradients, variables, taken)
         self.assign_add(self._step, ops.cast(taken, self._step.dtype))
         self.assign_add(self.skipped_steps, ops.cast(ops.logical_not(taken), self._step.dtype))
+
+    def _rest_variables(self, gradients: Sequence[Any], variables: Sequence[Any], taken: Tensor) -> None:
+        """For the variables that have no gradient at all the step is no sleep: others may have their turn."""
+        rest = dict.fromkeys(range(len(self._slots)), taken)
+        for gradient, variable in zip(gradients, variables, strict=True):
+            rest[self._get_variable_index(variable)] = ops.logical_and(taken, self._is_zero(gradient))
+        pairs = [(slots, rest[i]) for i, slots in enumerate(self._slots) if slots is not None]
+        self._rest(*zip(*pairs, strict=True))
+
+    def _rest(self, slots: Sequence[RuleState], resting: Sequence[Tensor]) -> None:
+        """Has the rule forget the step for each variable that rests, by a boolean scalar for each."""
+        for state, rests in zip(slots, resting, strict=True):
+            rested = self.rule.rested(state.accumulators)
+            for slot, new in zip(state.accumulators, rested, strict=True):
+                if new is not slot:
+                    slot.assign(ops.where(rests, new, slot))
+
+    def _is_zero(self, gradient: Any) -> Tensor:
+        """Whether all of it is zero, or so small that its squares are."""
+        return ops.equal(ops.sum(ops.square(gradient)), 0.0)
 
     def _are_usable(self, gradients: Sequence[Tensor]) -> Tensor:
         return ops.all(ops.stack([ops.all(_usable(gradient)) for gradient in gradients]))

@@ -22,8 +22,8 @@ class RNNprop(BackendOptimizer):
     """RNNprop: an optimizer learned by gradient descent (Lv, Jiang, Li 2017).
 
     A small recurrent network, trained beforehand on other problems and the same for every coordinate, reads
-    each coordinate's gradient relative to its recent size and returns a direction in [-1, 1]; the coordinate
-    moves by `learning_rate` times that.
+    each coordinate's gradient relative to its recent size and returns a direction in [-1, 1]. The coordinate
+    moves by `learning_rate` times that, with `settling` or `annealing` times a factor of the rule's.
 
     `RNNprop()` has the default weights, `"rnnprop-2"`; `RNNprop.from_pretrained` takes others. Once the
     package is imported, Keras knows the string `"rnnprop"` too, as in `compile(optimizer="rnnprop")`.
@@ -51,8 +51,8 @@ class RNNprop(BackendOptimizer):
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
-            arguments. The paper's alpha: the most a coordinate moves in one step; with `annealing`, for each
-            step since its last gradient. Defaults to `0.1`.
+            arguments. The paper's alpha: the most a coordinate moves in one step; with `annealing`, up to five
+            times that after some steps without a gradient. Defaults to `0.1`.
         beta_1: A float in [0, 1), the decay of the running mean of gradients. Defaults to `0.95`.
         beta_2: A float in [0, 1), the decay of the running mean of squared gradients. Defaults to `0.95`.
         epsilon: A float in (0, 1], added to the root of the latter. Defaults to `1e-8`.
@@ -66,7 +66,8 @@ class RNNprop(BackendOptimizer):
             while, as rare rows of an embedding, take longer steps when they get one. See
             `rnnprop_tf.rule.AnnealingRule`, which is not in the paper. For trainings of any length; a
             schedule of the learning rate multiplies it. Not together with `settling`. Defaults to what the
-            weights have: `1500.0` for the default ones, none for a `network` that is given.
+            weights have: `1500.0` for the default ones, none for a `network` that is given or with
+            `settling`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"`, `"bfloat16"` or `"int8"`, how the LSTM's h and c are stored between steps;
             the arithmetic is float32. They are most of the state: `"bfloat16"` halves it, `"int8"` makes it
@@ -135,7 +136,8 @@ class RNNprop(BackendOptimizer):
             weights = pretrained.load(pretrained.DEFAULT)
             network, default_state_dtype = weights.network, weights.state_dtype
             default_annealing = dataclasses.asdict(weights.rule).get("annealing", 0.0)
-        annealing = default_annealing if annealing is None else annealing
+        if annealing is None:
+            annealing = default_annealing if settling == 0.0 else 0.0
         state_dtype = default_state_dtype if state_dtype is None else state_dtype
         # Checked with or without settling.
         rule: RNNpropRule = SettlingRule(beta_1, beta_2, epsilon, beta_3, settling)
@@ -146,8 +148,7 @@ class RNNprop(BackendOptimizer):
             if settling != 0.0:
                 raise ValueError(
                     "Expected one of settling and annealing, which both make steps smaller. Received: "
-                    f"settling={settling}, annealing={annealing}. Weights may bring one with them, as "
-                    "the default ones do: give annealing=0.0 or settling=0.0 to leave it out."
+                    f"settling={settling}, annealing={annealing}."
                 )
         super().__init__(
             learning_rate,

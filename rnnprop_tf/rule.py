@@ -125,7 +125,10 @@ class Rule(ABC):
     inputs_size: ClassVar[int]
     """I, how many inputs the network reads."""
     bounded: ClassVar[bool]
-    """Whether directions are in [-1, 1]."""
+    """Whether directions are in [-1, 1], before `scale`."""
+    counts_sleep: ClassVar[bool] = False
+    """Whether it matters for how long a coordinate has slept. Then `rested` is for the variables that had no
+    gradient at all in a step."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -179,6 +182,19 @@ class Rule(ABC):
         Returns:
             The direction [N].
         """
+
+    def rested(self, accumulators: Accumulators) -> Accumulators:
+        """What is kept for coordinates that a step is not to count for, as it was for others.
+
+        A model whose variables take turns, or whose loss is at times zero, is not asleep.
+
+        Args:
+            accumulators: each [N].
+
+        Returns:
+            The same, with no sleep for the step that was.
+        """
+        return accumulators
 
     def m_tilde(self, accumulators: Accumulators, step: Tensor) -> Tensor | None:
         """The running mean of gradients relative to their size, m~ of Eq. (8).
@@ -449,11 +465,10 @@ class AnnealingRule(RNNpropRule):
 
     A coordinate that sleeps, such as a rare row of an embedding, takes fewer gradients into u, which starts
     at 0: its first steps are RNNprop's whenever they come, and then it takes its own steps as time. While it
-    sleeps it does not coast on its momentum, as with Adam. So after k steps without a gradient the direction
-    is multiplied by what momentum adds up to in n = k - NAP + 1 steps, (1 - beta_1^n) / (1 - beta_1), if n is
-    more than one, and at most by 1 / (1 - beta_1). The first gradient ends no sleep. NAP steps are none:
-    units of ReLU networks miss a few batches here and there. So a coordinate moves by more than alpha only
-    where it had no gradient for more than NAP steps, and by less than alpha for each of them.
+    sleeps it does not coast on its momentum, as with Adam. So after k steps without a gradient, more than
+    NAP, the next step stands for k - NAP + 1 of them, at most LONGEST: the direction is multiplied by that.
+    The first gradient ends no sleep, and units of ReLU networks that miss a few batches have not slept. A
+    coordinate moves by less than alpha for each step since its last gradient, at most by LONGEST alpha.
 
     Args:
         beta_1: the decay of m.
@@ -465,11 +480,14 @@ class AnnealingRule(RNNpropRule):
     annealing: float = 1_500.0
 
     accumulators_class: ClassVar[type[Any]] = AnnealingAccumulators
+    counts_sleep: ClassVar[bool] = True
 
     FORGETTING: ClassVar[int] = 3
     """g, how fast u forgets. `rnnprop_tf.averaging` weighs iterates alike, with g = 8."""
     NAP: ClassVar[int] = 4
     """The longest sleep after which a step is as long as ever."""
+    LONGEST: ClassVar[float] = 5.0
+    """The most steps that the step after a sleep stands for."""
 
     def accumulate(self, accumulators: Accumulators, gradient: Tensor, step: Tensor) -> Accumulators:
         weight = (self.FORGETTING + 1) / (step + self.FORGETTING)
@@ -482,8 +500,13 @@ class AnnealingRule(RNNpropRule):
     ) -> tuple[Observation, Accumulators]:
         seen, new = super().observe(accumulators, gradient, step)
         slept = ops.where(accumulators.last > 0.0, step - 1.0 - accumulators.last, 0.0)
-        coasted = self.beta_1 ** (ops.maximum(slept - self.NAP, 0.0) + 1.0)
-        return seen._replace(scale=seen.scale * ((1.0 - coasted) / (1.0 - self.beta_1))), new
+        # From 2^24 steps on float32 has not all whole numbers. What it leaves out is no sleep.
+        nap = ops.maximum(step * 2.0**-22, self.NAP)
+        return seen._replace(scale=seen.scale * ops.clip(slept - nap + 1.0, 1.0, self.LONGEST)), new
+
+    def rested(self, accumulators: Accumulators) -> Accumulators:
+        last = accumulators.last
+        return accumulators._replace(last=ops.where(last > 0.0, last + 1.0, last))
 
     def scale(self, accumulators: Accumulators, step: Tensor) -> Tensor:
         past = ops.sqrt(accumulators.u) + self.epsilon

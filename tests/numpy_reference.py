@@ -97,7 +97,7 @@ class SettlingReference(WithMemoryReference):
 
 
 class AnnealingReference(WithMemoryReference):
-    """T / t and the square of recent over past size; after a sleep, as long as a momentum would go on."""
+    """T / t and the square of recent over past size; a step after a sleep stands for several."""
 
     def __init__(self, rule: AnnealingRule, network: Network):
         super().__init__(rule, network)
@@ -107,7 +107,7 @@ class AnnealingReference(WithMemoryReference):
         if g == 0.0:
             return 0.0
         slept = t - self.last - 1 if self.last else 0
-        coasting = sum(self.rule.beta_1**k for k in range(max(slept - 4, 0) + 1))
+        coasting = min(max(slept - 3, 1), 5)
         self.last = t
         return super().step(g, t) * coasting
 

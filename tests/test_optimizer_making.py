@@ -57,7 +57,7 @@ def test_a_part_of_a_config_is_enough():
     for more, rule in (
         ({}, AnnealingRule(annealing=1_500.0)),
         ({"annealing": 0.0}, RNNpropRule()),
-        ({"annealing": 0.0, "settling": 2.0}, SettlingRule(settling=2.0)),
+        ({"settling": 2.0}, SettlingRule(settling=2.0)),
         ({"annealing": 9.0}, AnnealingRule(annealing=9.0)),
     ):
         optimizer = keras.optimizers.deserialize({"class_name": "RNNprop", "config": CONFIG | more})
@@ -69,6 +69,23 @@ def test_without_arguments_it_is_what_from_pretrained_gives():
     ours, pretrained_ones = RNNprop().get_config(), RNNprop.from_pretrained().get_config()
     assert ours.pop("name") != pretrained_ones.pop("name")
     assert ours == pretrained_ones
+
+
+@pytest.mark.parametrize(
+    ("weights", "arguments", "rule"),
+    [
+        ("rnnprop-2", {"annealing": None, "state_dtype": None}, AnnealingRule(annealing=1_500.0)),
+        ("rnnprop-2", {"settling": 2.0}, SettlingRule(settling=2.0)),
+        ("rnnprop-2", {"settling": 0.0}, AnnealingRule(annealing=1_500.0)),
+        ("rnnprop-1-settling", {"annealing": 9.0}, AnnealingRule(annealing=9.0)),
+        ("rnnprop-1-settling", {"annealing": 0.0}, SettlingRule()),
+        ("rnnprop-1", {"settling": 2.0}, SettlingRule(settling=2.0)),
+    ],
+)
+def test_what_is_given_takes_the_place_of_what_weights_bring(weights, arguments, rule):
+    optimizer = RNNprop.from_pretrained(weights, **arguments)
+    assert optimizer.rule == rule
+    assert optimizer.state_dtype == pretrained.load(weights).state_dtype
 
 
 def test_a_network_that_is_given_brings_no_more_than_itself():

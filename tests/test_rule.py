@@ -237,11 +237,11 @@ def test_annealing_shortens_steps_as_1_over_t_and_sooner_where_gradients_shrink(
     assert_allclose(ratio[-1], 20.0 / 80.0, rtol=0.02)
 
 
-def test_a_coordinate_that_slept_moves_as_far_as_its_momentum_would_have() -> None:
-    """Beside the same gradients without the sleep, whose steps are as those of the state alone."""
+def test_a_step_after_a_sleep_stands_for_up_to_five() -> None:
+    """Beside the plain rule from the same state."""
     network = random_network(Architecture(2, (5,), (4,)), seed=16)
     rule, plain = AnnealingRule(annealing=1e6), RNNpropRule()
-    for slept, coasting in ((0, 1.0), (4, 1.0), (5, 1.95), (24, 20 * (1 - 0.95**21)), (5_000, 20.0)):
+    for slept, coasting in ((0, 1.0), (4, 1.0), (5, 2.0), (7, 4.0), (8, 5.0), (5_000, 5.0)):
         state, start = (one.initial_state(network, 3, "float64") for one in (rule, plain))
         gradient = np.array([1.0, -2.0, 0.5])
         for step in (1.0, 2.0):
@@ -252,6 +252,27 @@ def test_a_coordinate_that_slept_moves_as_far_as_its_momentum_would_have() -> No
         expected, _ = plain.update(network, start, gradient, woken)
         assert_allclose(direction, coasting * np.asarray(expected), rtol=1e-9)
         assert_array_equal(state.accumulators.last, np.full(3, woken))
+
+
+def test_a_variable_that_rested_has_not_slept() -> None:
+    rule = AnnealingRule()
+    kept = rule.initial_state(random_network(Architecture(), seed=18), 2, "float64").accumulators
+    _, kept = rule.observe(kept, np.array([1.0, 0.0]), np.float64(1.0))
+    for _ in range(9):
+        kept = rule.rested(kept)
+    assert_array_equal(kept.last, [10.0, 0.0])
+    seen, _ = rule.observe(kept, np.array([1.0, 1.0]), np.float64(11.0))
+    assert_array_equal(seen.scale, [1.0, 1.0])
+    assert RNNpropRule().rested(kept) is kept
+
+
+def test_gaps_of_float32_are_no_sleep() -> None:
+    rule = AnnealingRule(annealing=1e30)
+    for step in 2.0 ** np.arange(20, 40):
+        last = np.nextafter(np.float32(step), np.float32(0.0))
+        kept = AnnealingRule.accumulators_class(*(np.full(1, x, "float32") for x in (1.0, 1.0, 1.0, last)))
+        seen, _ = rule.observe(kept, np.ones(1, "float32"), np.float32(step))
+        assert_array_equal(seen.scale, [1.0])
 
 
 def test_a_first_gradient_ends_no_sleep() -> None:

@@ -124,6 +124,17 @@ class BackendOptimizer(LearnedOptimizer):
         exact = super()._are_usable
         return tf.cond(total < OVERFLOWING, lambda: tf.constant(True), lambda: exact(values))
 
+    def _rest(self, slots: Sequence[RuleState], resting: Sequence[Tensor]) -> None:
+        # It is rare, and would read and write a slot of every variable.
+        def rest() -> None:
+            super(BackendOptimizer, self)._rest(slots, resting)
+
+        tf.cond(tf.reduce_any(tf.stack(resting)), rest, lambda: None)
+
+    def _is_zero(self, gradient: Tensor | Rows) -> Tensor:
+        # As in `_are_usable`, so that a graph has it once.
+        return tf.equal(tf.nn.l2_loss(_values(gradient)), 0.0)
+
     def _update_variables(
         self, gradients: Sequence[Tensor | Rows], variables: Sequence[tf.Variable], step: Step
     ) -> None:
