@@ -51,8 +51,8 @@ class RNNprop(BackendOptimizer):
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
-            arguments. The paper's alpha: the most a coordinate moves in one step; with `annealing`, up to five
-            times that after some steps without a gradient. Defaults to `0.1`.
+            arguments. The paper's alpha: the most a coordinate moves in one step; with `annealing`, up to
+            five times that after some steps without a gradient. Defaults to `0.1`.
         beta_1: A float in [0, 1), the decay of the running mean of gradients. Defaults to `0.95`.
         beta_2: A float in [0, 1), the decay of the running mean of squared gradients. Defaults to `0.95`.
         epsilon: A float in (0, 1], added to the root of the latter. Defaults to `1e-8`.
