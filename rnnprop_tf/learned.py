@@ -143,8 +143,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 arguments. Defaults to what the weights were meta-trained with: `0.1` for all that ship with
                 the package.
             **kwargs: Further arguments of the class. The rule's hyperparameters come with the weights, which
-                were trained for them; so does `state_dtype`, `"bfloat16"` for `"rnnprop-2"`. Of `settling`
-                and `annealing`, one that is given takes the place of one that comes with the weights.
+                were trained for them; so does `state_dtype`, `"bfloat16"` for `"rnnprop-1-small"`. Of
+                `settling` and `annealing`, one that is given takes the place of one that comes with the
+                weights.
 
         Returns:
             The optimizer.

@@ -2,9 +2,9 @@
 
     python -m studies.coasting --steps=200 --runs=8
 
-Runs tasks outside the paper's 22 with the default weights and `AnnealingRule`, at each of some values of its
-`NAP`, the longest sleep after which a step is as long as ever; `never` makes no step longer. Prints a
-Markdown table of mean final losses, and below them the geometric means of their ratios to the first column's.
+Runs tasks outside the paper's 22 with given weights and `AnnealingRule`, at each of some values of its `NAP`,
+the longest sleep after which a step is as long as ever; `never` makes no step longer. Prints a Markdown table
+of mean final losses, and below them the geometric means of their ratios to the first column's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from rnnprop_tf import pretrained
-from rnnprop_tf.rule import AnnealingRule
+from rnnprop_tf.rule import AnnealingRule, Rule
 from studies import losses
 from studies.sleep_rule import BagOfWords
 from trainer import commands
@@ -40,18 +40,18 @@ TASKS = [
 ]
 
 
-def rule_with_nap(nap: str) -> AnnealingRule:
-    """The default weights' rule with another `NAP`."""
+def rule_with_nap(rule: Rule, nap: str) -> AnnealingRule:
+    """`AnnealingRule` with the hyperparameters of this one and another `NAP`."""
 
     class WithNap(AnnealingRule):
         NAP = sys.maxsize if nap == NEVER else int(nap)
 
-    return WithNap(**dataclasses.asdict(pretrained.load(pretrained.DEFAULT).rule))
+    return WithNap(**dataclasses.asdict(rule))
 
 
 def main(_: list[str]) -> None:
-    weights = pretrained.load(pretrained.DEFAULT)
-    rules = [rule_with_nap(nap) for nap in FLAGS.naps]
+    weights = pretrained.load(FLAGS.weights)
+    rules = [rule_with_nap(weights.rule, nap) for nap in FLAGS.naps]
     losses.print_head("task", *(f"mean final loss, {nap}" for nap in FLAGS.naps))
     rows = []
     for name in FLAGS.tasks:
@@ -68,6 +68,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("weights", "rnnprop-1-small", "name or folder of RNNprop weights")
     flags.DEFINE_list("naps", [NEVER, "0", "4"], f"numbers of steps, or {NEVER}")
     flags.DEFINE_list("tasks", TASKS, f"tasks of trainer.problems.catalog, or of {', '.join(WORDS)}")
     flags.DEFINE_integer("steps", 200, "steps of a run", lower_bound=1)

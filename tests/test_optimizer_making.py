@@ -55,8 +55,7 @@ def test_keras_finds_it_by_its_name_and_by_an_empty_config(identifier):
 
 def test_a_part_of_a_config_is_enough():
     for more, rule in (
-        ({}, AnnealingRule(annealing=1_500.0)),
-        ({"annealing": 0.0}, RNNpropRule()),
+        ({}, RNNpropRule()),
         ({"settling": 2.0}, SettlingRule(settling=2.0)),
         ({"annealing": 9.0}, AnnealingRule(annealing=9.0)),
     ):
@@ -71,26 +70,41 @@ def test_without_arguments_it_is_what_from_pretrained_gives():
     assert ours == pretrained_ones
 
 
-@pytest.mark.parametrize(
-    ("weights", "arguments", "rule"),
-    [
-        ("rnnprop-2", {"annealing": None, "state_dtype": None}, AnnealingRule(annealing=1_500.0)),
-        ("rnnprop-2", {"settling": 2.0}, SettlingRule(settling=2.0)),
-        ("rnnprop-2", {"settling": 0.0}, AnnealingRule(annealing=1_500.0)),
+@pytest.fixture
+def annealed(tmp_path, monkeypatch):
+    """A folder of weights with `annealing` and a narrow state, which are the default ones too."""
+    folder = str(tmp_path / "weights")
+    RNNprop.from_pretrained("rnnprop-1-small", annealing=700.0).save_pretrained(folder)
+    monkeypatch.setattr(pretrained, "DEFAULT", folder)
+    return folder
+
+
+def test_the_default_is_all_that_the_default_weights_bring(annealed):
+    optimizer = RNNprop()
+    assert optimizer.rule == AnnealingRule(annealing=700.0)
+    assert optimizer.state_dtype == "bfloat16"
+    assert RNNprop(annealing=0.0).rule == RNNpropRule()
+    assert RNNprop(settling=2.0).rule == SettlingRule(settling=2.0)
+    assert RNNprop(state_dtype="float32").state_dtype == "float32"
+
+
+def test_what_is_given_takes_the_place_of_what_weights_bring(annealed):
+    for weights, arguments, rule in (
+        (annealed, {"annealing": None, "state_dtype": None}, AnnealingRule(annealing=700.0)),
+        (annealed, {"settling": 2.0}, SettlingRule(settling=2.0)),
+        (annealed, {"settling": 0.0}, AnnealingRule(annealing=700.0)),
         ("rnnprop-1-settling", {"annealing": 9.0}, AnnealingRule(annealing=9.0)),
         ("rnnprop-1-settling", {"annealing": 0.0}, SettlingRule()),
         ("rnnprop-1", {"settling": 2.0}, SettlingRule(settling=2.0)),
-    ],
-)
-def test_what_is_given_takes_the_place_of_what_weights_bring(weights, arguments, rule):
-    optimizer = RNNprop.from_pretrained(weights, **arguments)
-    assert optimizer.rule == rule
-    assert optimizer.state_dtype == pretrained.load(weights).state_dtype
+    ):
+        optimizer = RNNprop.from_pretrained(weights, **arguments)
+        assert optimizer.rule == rule
+        assert optimizer.state_dtype == pretrained.load(weights).state_dtype
 
 
-def test_a_network_that_is_given_brings_no_more_than_itself():
+def test_a_network_that_is_given_brings_no_more_than_itself(annealed):
     """A config of an earlier release has a network and need not have these."""
-    optimizer = RNNprop(network=default_network())
+    optimizer = RNNprop(network=pretrained.load(annealed).network)
     assert optimizer.rule == RNNpropRule()
     assert optimizer.state_dtype == "float32"
 

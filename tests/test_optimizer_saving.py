@@ -145,7 +145,7 @@ def test_weights_of_the_other_rule_name_the_class_to_use(cls, other, tmp_path):
 
 def test_the_state_type_comes_with_the_weights(tmp_path):
     assert RNNprop.from_pretrained("rnnprop-1").state_dtype == "float32"
-    small = RNNprop.from_pretrained()
+    small = RNNprop.from_pretrained("rnnprop-1-small")
     assert small.state_dtype == "bfloat16"
     small.save_pretrained(str(tmp_path))
     assert RNNprop.from_pretrained(str(tmp_path)).state_dtype == "bfloat16"

@@ -25,6 +25,7 @@ FIT: dict[str, Any] = {"batch_size": 8, "shuffle": False, "verbose": 0}
 STEPPING: dict[str, dict[str, Any]] = {
     **{name: {"name_or_path": name} for name in rnnprop_tf.list_pretrained()},
     # With the defaults 100 steps are too few to settle in.
+    "annealed": {"name_or_path": "rnnprop-1-small", "annealing": 30.0},
     "settled": {"name_or_path": "rnnprop-1-settling", "beta_3": 0.99},
 }
 """Optimizers whose steps are compared."""

@@ -185,7 +185,7 @@ def test_torch_compiles_the_same_steps_for_each_optimizer(monkeypatch):
             variables = [keras.Variable(np.zeros(shape, "float32")) for shape in shapes]
             optimizer = rnnprop_tf.RNNprop.from_pretrained(
                 # In float32: two states that differ in the last digit may become different bfloat16 numbers.
-                "rnnprop-2",
+                "rnnprop-1-small",
                 beta_1=beta_1,
                 jit_compile=jit_compile,
                 state_dtype="float32",
