@@ -373,10 +373,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def _rest(self, slots: Sequence[RuleState], resting: Sequence[Tensor]) -> None:
         """Has the rule forget the step for each variable that rests, by a boolean scalar for each."""
         for state, rests in zip(slots, resting, strict=True):
-            rested = self.rule.rested(state.accumulators)
-            for slot, new in zip(state.accumulators, rested, strict=True):
-                if new is not slot:
-                    slot.assign(ops.where(rests, new, slot))
+            values = state.accumulators._make(map(ops.convert_to_tensor, state.accumulators))
+            for slot, old, new in zip(state.accumulators, values, self.rule.rested(values), strict=True):
+                if new is not old:
+                    slot.assign(ops.where(rests, new, old))
 
     def _is_zero(self, gradient: Any) -> Tensor:
         """Whether all of it is zero, or so small that its squares are."""

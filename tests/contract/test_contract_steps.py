@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from backend import BACKEND, LOOP, MODES, numpy, only_on_tensorflow, stepper, tensor
 from keras import ops
-from subjects import RATE, Expected, assert_same, for_each_average, for_each_subject
+from subjects import NETWORK, RATE, Expected, assert_same, for_each_average, for_each_subject
+
+from rnnprop_tf import RNNprop
 
 SHAPES = {"kernel": (4, 3), "bias": (3,), "scalar": ()}
 ALL_SHAPES = tuple(SHAPES.values())
@@ -163,6 +165,23 @@ def check_sparse_gradients(subject, mode, clipnorm=None, gradient_accumulation_s
         gradients = [dense, bias_gradient]
         expected.step(gradients if clipnorm is None else by_norm(gradients, clipnorm))
     expected.check([table, bias])
+
+
+@MODES
+@pytest.mark.parametrize("rest", ["zero", "none"])
+def test_the_steps_in_which_a_variable_rests_are_no_sleep(mode, rest):
+    """With `annealing`, after a sleep steps are longer. Others may have their turn, or a loss may be zero."""
+    variables, optimizer = make_variables(), RNNprop(RATE, network=NETWORK, annealing=9.0)
+    [full] = make_gradients(1)
+    resting = [np.zeros_like(full[0]) if rest == "zero" else None, *full[1:]]
+    partly = [np.where(np.arange(3) < 1, full[0], 0.0).astype("float32"), *full[1:]]
+    skipped = [full[0], np.full_like(full[1], np.nan), full[2]]
+    take_steps(optimizer, variables, [full, *[resting] * 7, skipped, partly, partly], mode)
+    last = next(numpy(v) for v in optimizer.variables if v.name == "kernel_last")
+    np.testing.assert_array_equal(last, np.tile([10.0, 8.0, 8.0], (4, 1)))
+    before = numpy(variables[0])
+    take_steps(optimizer, variables, [full], mode)
+    assert (numpy(variables[0]) != before).all()
 
 
 @for_each_subject(adam_fails="Keras's Adam computes in the variable's type, which cannot hold beta_2 = 0.999")
