@@ -465,10 +465,9 @@ class AnnealingRule(RNNpropRule):
 
     A coordinate that sleeps, such as a rare row of an embedding, takes fewer gradients into u, which starts
     at 0: its first steps are RNNprop's whenever they come, and then it takes its own steps as time. While it
-    sleeps it does not coast on its momentum, as with Adam. So after k steps without a gradient, more than
-    NAP, the next step stands for k - NAP + 1 of them, at most LONGEST: the direction is multiplied by that.
-    The first gradient ends no sleep, and units of ReLU networks that miss a few batches have not slept. A
-    coordinate moves by less than alpha for each step since its last gradient, at most by LONGEST alpha.
+    sleeps it does not coast on its momentum, as with Adam. So the step after it stands for all those since
+    the last gradient, at most LONGEST: the direction is multiplied by their number. The first gradient ends
+    no sleep. A coordinate moves by at most alpha for each step since its last gradient.
 
     Args:
         beta_1: the decay of m.
@@ -484,8 +483,6 @@ class AnnealingRule(RNNpropRule):
 
     FORGETTING: ClassVar[int] = 3
     """g, how fast u forgets. `rnnprop_tf.averaging` weighs iterates alike, with g = 8."""
-    NAP: ClassVar[int] = 4
-    """The longest sleep after which a step is as long as ever."""
     LONGEST: ClassVar[float] = 5.0
     """The most steps that the step after a sleep stands for."""
 
@@ -501,8 +498,9 @@ class AnnealingRule(RNNpropRule):
         seen, new = super().observe(accumulators, gradient, step)
         slept = ops.where(accumulators.last > 0.0, step - 1.0 - accumulators.last, 0.0)
         # From 2^24 steps on float32 has not all whole numbers. What it leaves out is no sleep.
-        nap = ops.maximum(step * 2.0**-22, self.NAP)
-        return seen._replace(scale=seen.scale * ops.clip(slept - nap + 1.0, 1.0, self.LONGEST)), new
+        asleep = slept > step * 2.0**-22
+        stands_for = ops.where(asleep, ops.minimum(slept + 1.0, self.LONGEST), 1.0)
+        return seen._replace(scale=seen.scale * stands_for), new
 
     def rested(self, accumulators: Accumulators) -> Accumulators:
         last = accumulators.last

@@ -2,15 +2,14 @@
 
     python -m studies.coasting --steps=200 --runs=8
 
-Runs tasks outside the paper's 22 with given weights and `AnnealingRule`, at each of some values of its `NAP`,
-the longest sleep after which a step is as long as ever; `never` makes no step longer. Prints a Markdown table
-of mean final losses, and below them the geometric means of their ratios to the first column's.
+Runs tasks outside the paper's 22 with given weights and `AnnealingRule`, at each of some values of its
+`LONGEST`, the most steps that the step after a sleep stands for; with 1 no step is longer. Prints a Markdown
+table of mean final losses, and below them the geometric means of their ratios to the first column's.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -27,7 +26,6 @@ from trainer.problems.base import Problem
 
 FLAGS = flags.FLAGS
 
-NEVER = "never"
 WORDS: dict[str, Callable[[], Problem]] = {
     "frequent words": lambda: BagOfWords(1.0),
     "rare words": lambda: BagOfWords(1.5),
@@ -40,19 +38,19 @@ TASKS = [
 ]
 
 
-def rule_with_nap(rule: Rule, nap: str) -> AnnealingRule:
-    """`AnnealingRule` with the hyperparameters of this one and another `NAP`."""
+def rule_with(rule: Rule, longest: float) -> AnnealingRule:
+    """`AnnealingRule` with the hyperparameters of this one and another `LONGEST`."""
 
-    class WithNap(AnnealingRule):
-        NAP = sys.maxsize if nap == NEVER else int(nap)
+    class WithLongest(AnnealingRule):
+        LONGEST = longest
 
-    return WithNap(**dataclasses.asdict(rule))
+    return WithLongest(**dataclasses.asdict(rule))
 
 
 def main(_: list[str]) -> None:
     weights = pretrained.load(FLAGS.weights)
-    rules = [rule_with_nap(weights.rule, nap) for nap in FLAGS.naps]
-    losses.print_head("task", *(f"mean final loss, {nap}" for nap in FLAGS.naps))
+    rules = [rule_with(weights.rule, float(longest)) for longest in FLAGS.longest]
+    losses.print_head("task", *(f"mean final loss, {longest}" for longest in FLAGS.longest))
     rows = []
     for name in FLAGS.tasks:
         problem = WORDS[name]() if name in WORDS else catalog.task(name).build(FLAGS.data_dir)
@@ -69,7 +67,7 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("weights", "rnnprop-1-small", "name or folder of RNNprop weights")
-    flags.DEFINE_list("naps", [NEVER, "0", "4"], f"numbers of steps, or {NEVER}")
+    flags.DEFINE_list("longest", ["1", "5"], "numbers of steps")
     flags.DEFINE_list("tasks", TASKS, f"tasks of trainer.problems.catalog, or of {', '.join(WORDS)}")
     flags.DEFINE_integer("steps", 200, "steps of a run", lower_bound=1)
     flags.DEFINE_integer("runs", 8, "runs of each cell, whose mean it shows", lower_bound=1)

@@ -107,7 +107,7 @@ class AnnealingReference(WithMemoryReference):
         if g == 0.0:
             return 0.0
         slept = t - self.last - 1 if self.last else 0
-        coasting = min(max(slept - 3, 1), 5)
+        coasting = min(slept + 1, 5)
         self.last = t
         return super().step(g, t) * coasting
 

@@ -112,6 +112,8 @@ def test_last_direction_is_what_update_returned(rule: Rule, architecture: Archit
 
     def compare(t: int, direction: np.ndarray, state: RuleState) -> None:
         awake = gradients[t - 1] != 0.0
+        if rule.counts_sleep and t > 1:  # What makes the step after a sleep longer is not known any more.
+            awake &= gradients[t - 2] != 0.0
         assert_array_equal(rule.last_direction(network, state, np.float64(t))[awake], direction[awake])
         assert_array_equal(rule.touched(state), gradients[:t].any(axis=0))
 
@@ -241,7 +243,7 @@ def test_a_step_after_a_sleep_stands_for_up_to_five() -> None:
     """Beside the plain rule from the same state."""
     network = random_network(Architecture(2, (5,), (4,)), seed=16)
     rule, plain = AnnealingRule(annealing=1e6), RNNpropRule()
-    for slept, coasting in ((0, 1.0), (4, 1.0), (5, 2.0), (7, 4.0), (8, 5.0), (5_000, 5.0)):
+    for slept, coasting in ((0, 1.0), (1, 2.0), (3, 4.0), (4, 5.0), (5, 5.0), (5_000, 5.0)):
         state, start = (one.initial_state(network, 3, "float64") for one in (rule, plain))
         gradient = np.array([1.0, -2.0, 0.5])
         for step in (1.0, 2.0):

@@ -22,7 +22,7 @@ STUDIES = {
     "architectures": [TASK, "--runs=2", "--parameters=1000", "--out=runs"],
     "averaging": ["--models=keras-friedman", "--runs=1", "--steps=20"],
     "checkpoints": [TASK, "--runs=2", "--run_dir=run"],
-    "coasting": [TASK, "--runs=1", "--steps=10", "--naps=never,4"],
+    "coasting": [TASK, "--runs=1", "--steps=10", "--longest=1,5"],
     "dropped_models": ["--modes=own_loop_eager", "--models=5"],
     "long_and_large": ["--steps=500", "--parts=long"],
     "minilm": ["--runs=1", "--steps=10", "--rates=1e-4", "--batch=2", "--length=8", "--validation=16"],
