@@ -55,6 +55,8 @@ EXPORT = {
         "": "folder of trainer.evaluate",
         "/nowhere": "Expected the --out folder of trainer.evaluate",
     },
+    "annealing": {"-1": "a non-negative number", "x": "a non-negative number"},
+    "state_dtype": {"half": "one of float32, bfloat16, int8"},
 }
 EVALUATE = {
     "tasks": {"": "names of trainer.problems.catalog", "mnist": "Expected one of mnist-nn-sigmoid-100, "},
