@@ -467,7 +467,8 @@ class AnnealingRule(RNNpropRule):
     at 0: its first steps are RNNprop's whenever they come, and then it takes its own steps as time. While it
     sleeps it does not coast on its momentum, as with Adam. So the step after it stands for all those since
     the last gradient, at most LONGEST: the direction is multiplied by their number. The first gradient ends
-    no sleep. A coordinate moves by at most alpha for each step since its last gradient.
+    no sleep, and from 2^24 steps on there is none. A coordinate moves by at most alpha for each step since
+    its last gradient.
 
     Args:
         beta_1: the decay of m.
@@ -497,8 +498,8 @@ class AnnealingRule(RNNpropRule):
     ) -> tuple[Observation, Accumulators]:
         seen, new = super().observe(accumulators, gradient, step)
         slept = ops.where(accumulators.last > 0.0, step - 1.0 - accumulators.last, 0.0)
-        # From 2^24 steps on float32 has not all whole numbers. What it leaves out is no sleep.
-        asleep = slept > step * 2.0**-22
+        # From 2^24 steps on float32 has not all whole numbers.
+        asleep = ops.logical_and(slept > 0.0, ops.less(step, 2.0**24))
         stands_for = ops.where(asleep, ops.minimum(slept + 1.0, self.LONGEST), 1.0)
         return seen._replace(scale=seen.scale * stands_for), new
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -125,11 +126,19 @@ class BackendOptimizer(LearnedOptimizer):
         return tf.cond(total < OVERFLOWING, lambda: tf.constant(True), lambda: exact(values))
 
     def _rest(self, slots: Sequence[RuleState], resting: Sequence[Tensor]) -> None:
-        # It is rare, and would read and write a slot of every variable.
-        def rest() -> None:
-            super(BackendOptimizer, self)._rest(slots, resting)
+        # It reads and writes slots: only where a variable rests, and of a large one only if it does.
+        rest = super()._rest
 
-        tf.cond(tf.reduce_any(tf.stack(resting)), rest, lambda: None)
+        def rest_those() -> None:
+            pairs = list(zip(slots, resting, strict=True))
+            large = [math.prod(state.accumulators[0].shape) > compute.PAGES[-1] for state in slots]
+            for (state, rests), alone in zip(pairs, large, strict=True):
+                if alone:
+                    tf.cond(rests, functools.partial(rest, [state], [rests]), lambda: None)
+                else:
+                    rest([state], [rests])
+
+        tf.cond(tf.reduce_any(tf.stack(resting)), rest_those, lambda: None)
 
     def _is_zero(self, gradient: Tensor | Rows) -> Tensor:
         # As in `_are_usable`, so that a graph has it once.
