@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Unpack
 
 import keras
@@ -134,7 +133,7 @@ class RNNprop(BackendOptimizer):
         if network is None:
             weights = pretrained.load(pretrained.DEFAULT)
             network, default_state_dtype = weights.network, weights.state_dtype
-            default_annealing = dataclasses.asdict(weights.rule).get("annealing", 0.0)
+            default_annealing = getattr(weights.rule, "annealing", 0.0)
         if annealing is None:
             annealing = default_annealing if settling == 0.0 else 0.0
         state_dtype = default_state_dtype if state_dtype is None else state_dtype

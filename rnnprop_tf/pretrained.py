@@ -193,7 +193,7 @@ def save(
     Args:
         folder: created if missing; a local path or any URL that `tf.io.gfile` opens.
         network: arrays, tensors or variables; stored as float32.
-        rule: an `RNNpropRule`, a `SettlingRule` or a `DMRule`.
+        rule: an instance of one of `RULES`.
         learning_rate: alpha during meta-training.
         provenance: what JSON can hold.
         state_dtype: what `from_pretrained` is to store the LSTM's h and c as, see `rnnprop_tf.state_types`.

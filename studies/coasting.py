@@ -10,26 +10,19 @@ table of mean final losses, and below them the geometric means of their ratios t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
-import numpy as np
 from absl import flags
 
 from rnnprop_tf import pretrained
 from rnnprop_tf.rule import AnnealingRule, Rule
 from studies import losses
-from studies.sleep_rule import BagOfWords
+from studies.sleep_rule import WORDS
 from trainer import commands
 from trainer.evaluation.unrolled_runner import LearnedRunner
 from trainer.problems import catalog
-from trainer.problems.base import Problem
 
 FLAGS = flags.FLAGS
 
-WORDS: dict[str, Callable[[], Problem]] = {
-    "frequent words": lambda: BagOfWords(1.0),
-    "rare words": lambda: BagOfWords(1.5),
-}
 TASKS = [
     *WORDS,
     *("neighbours-pairs-b64-100", "sentences-bag-b32-100", "sentences-lstm-b16-100"),
@@ -60,9 +53,8 @@ def main(_: list[str]) -> None:
             seeds = range(losses.SEEDS_FROM, losses.SEEDS_FROM + FLAGS.runs)
             row.append(losses.final_losses(runner, FLAGS.steps, seeds, weights.learning_rate).mean())
         losses.print_row(name, *(f"{loss:.4f}" for loss in row))
-        rows.append(np.log(row) - np.log(row[0]))
-    ratios = np.exp(np.mean(rows, axis=0))
-    losses.print_row("geometric mean of the ratios", *(f"{ratio:.3f}" for ratio in ratios))
+        rows.append(row)
+    losses.print_ratios(rows)
 
 
 if __name__ == "__main__":

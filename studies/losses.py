@@ -37,6 +37,13 @@ def final_losses(runner: Runner, steps: int, seeds: Iterable[int], learning_rate
     return np.array([runner.run(steps, seed, learning_rate).final_loss for seed in seeds])
 
 
+def print_ratios(rows: Iterable[Iterable[float]]) -> None:
+    """A last row: geometric means, over the rows, of the ratios of their losses to the first of each."""
+    logarithms = np.log([list(row) for row in rows])
+    ratios = np.exp(np.mean(logarithms - logarithms[:, :1], axis=0))
+    print_row("geometric mean of the ratios", *(f"{ratio:.3f}" for ratio in ratios))
+
+
 def print_head(*headers: str) -> None:
     """The head of a table whose rows `print_row` prints."""
     print_row(*headers)

@@ -43,10 +43,8 @@ def main(_: list[str]) -> None:
             runner = losses.runner_of(name, make)
             row.append(losses.final_losses(runner, FLAGS.steps, seeds, alpha).mean())
         losses.print_row(name, *(f"{loss:.5f}" for loss in row))
-        rows.append(np.log(np.maximum(row, SMALLEST)) - np.log(max(row[0], SMALLEST)))
-    losses.print_row(
-        "geometric mean of the ratios", *(f"{ratio:.3f}" for ratio in np.exp(np.mean(rows, axis=0)))
-    )
+        rows.append(np.maximum(row, SMALLEST))
+    losses.print_ratios(rows)
 
 
 if __name__ == "__main__":

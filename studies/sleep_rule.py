@@ -120,6 +120,12 @@ class BagOfWords(Problem):
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
+WORDS: dict[str, Callable[[], BagOfWords]] = {
+    "frequent words": lambda: BagOfWords(1.0),
+    "rare words": lambda: BagOfWords(1.5),
+}
+
+
 def idle_drift(problem: BagOfWords, runner: LearnedRunner, alpha: float, steps: int) -> tuple[float, float]:
     """Mean |change| of an embedding number: in unused rows over the run, in used rows per idle step."""
     draw = problem.draw(tf.constant([0, 1]))
@@ -142,12 +148,11 @@ def idle_drift(problem: BagOfWords, runner: LearnedRunner, alpha: float, steps: 
 
 def main(_: list[str]) -> None:
     loaded = pretrained.load(FLAGS.weights)
-    bag = BagOfWords(1.5)
+    bag = WORDS["rare words"]()
     build: dict[str, Callable[[], Problem]] = {
         "base MLP": lambda: catalog.task("mnist-nn-sigmoid-100").build(FLAGS.data_dir),
         "ReLU": lambda: catalog.task("mnist-nn-relu-100").build(FLAGS.data_dir),
-        "frequent words": lambda: BagOfWords(1.0),
-        "rare words": lambda: bag,
+        **WORDS,
     }
     problems = {name: build[name]() for name in FLAGS.problems or build}
     columns = [f"mean final loss, {name}" for name in problems]
