@@ -1,11 +1,11 @@
 """What each option of the optimizer costs: time and state of an update as ratios to the plain one's.
 
     python -m benchmarks.options
-    python -m benchmarks.options --only=state_dtype --weights=rnnprop-1-small \\
-        --out=results/benchmarks/options_small.json
+    python -m benchmarks.options --only=state_dtype --weights=rnnprop-1 \\
+        --out=results/benchmarks/options_large.json
 
-Measures each option beside the plain update, whose state is float32, call by call in turn, in one process, on
-the million parameters of `benchmarks.update_step`. Writes the numbers, and the table of them in
+Measures each option beside the plain update, that of the weights as they come, call by call in turn, in one
+process, on the million parameters of `benchmarks.update_step`. Writes the numbers, and the table of them in
 docs/cost-and-limits.md; what it says of other options stays.
 """
 
@@ -35,7 +35,7 @@ FLAGS = flags.FLAGS
 
 HEADING = "## Options"
 """Of the document's section that holds the table of the default weights."""
-HEADING_OF_OTHERS = "### With `{}`"
+HEADING_OF_OTHERS = "### Options with `{}`"
 
 FREE = {"network", "beta_1", "beta_2", "epsilon", "beta_3", "ema_momentum", "name"}
 """Arguments without work of their own: numbers that the plain update or another option uses, and names."""
@@ -55,12 +55,14 @@ class Option(NamedTuple):
     monitored: bool = False
 
 
-PLAIN = Option({"state_dtype": "float32"})
+PLAIN = Option()
 OPTIONS: dict[str, Option] = {
+    '`state_dtype="float32"`': Option({"state_dtype": "float32"}),
     '`state_dtype="bfloat16"`': Option({"state_dtype": "bfloat16"}),
     '`state_dtype="int8"`': Option({"state_dtype": "int8"}),
-    "`settling=2.0`, as in `rnnprop-1-settling`": Option({"settling": 2.0}),
-    "`annealing=2500.0`": Option({"annealing": 2_500.0}),
+    "`annealing=0.0`": Option({"annealing": 0.0}),
+    "`annealing=1500.0`": Option({"annealing": 1_500.0}),
+    "`annealing=0.0, settling=2.0`": Option({"annealing": 0.0, "settling": 2.0}),
     "`skip_nonfinite=False`": Option({"skip_nonfinite": False}),
     "a step that is skipped": Option(bad_gradient=True),
     "`clipvalue=1.0`": Option({"clipvalue": 1.0}),
@@ -102,7 +104,7 @@ def update(
     """One update as a function to call, and the optimizer; a monitor logs into `folder`."""
     model = Bag(shapes)
     variables = model.trainable_variables
-    optimizer: Any = RNNprop.from_pretrained(weights, **{**PLAIN.arguments, **option.arguments})
+    optimizer: Any = RNNprop.from_pretrained(weights, **option.arguments)
     if option.loss_scaling:
         optimizer = LossScaleOptimizer(optimizer)
     optimizer.build(variables)

@@ -1,7 +1,7 @@
 """Peak memory of RNNprop on a model of ten million parameters, in the default, uncompiled `fit` on a CPU.
 
     python -m benchmarks.update_memory
-    python -m benchmarks.update_memory --state_dtype=bfloat16 --out=results/benchmarks/update_memory_bf16.json
+    python -m benchmarks.update_memory --weights=rnnprop-1 --out=results/benchmarks/update_memory_large.json
 
 The same model is fitted with SGD, whose steps hold the gradients and have no state, and then with RNNprop.
 What RNNprop's peak is above SGD's and above its own state is the compiler's memory, which does not depend on
@@ -18,8 +18,9 @@ import keras
 import numpy as np
 from absl import flags
 
-import rnnprop_tf
 from benchmarks.machine import machine, write
+from rnnprop_tf import RNNprop, pretrained
+from rnnprop_tf.state_types import STATE_DTYPES
 from trainer import commands
 
 FLAGS = flags.FLAGS
@@ -53,7 +54,8 @@ def measure(name: str) -> dict[str, int]:
     """Fits a few steps; the peak, the state and the parameters."""
     model = make_model(FLAGS.small)
     if name == "rnnprop":
-        optimizer = rnnprop_tf.RNNprop.from_pretrained(state_dtype=FLAGS.state_dtype)
+        arguments = {} if FLAGS.state_dtype is None else {"state_dtype": FLAGS.state_dtype}
+        optimizer = RNNprop.from_pretrained(FLAGS.weights, **arguments)
     else:
         optimizer = keras.optimizers.SGD(1e-3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -82,7 +84,8 @@ def main(_: list[str]) -> None:
     result = {
         "machine": machine(),
         "parameters": ours["parameters"],
-        "state_dtype": FLAGS.state_dtype,
+        "weights": FLAGS.weights,
+        "state_dtype": FLAGS.state_dtype or pretrained.load(FLAGS.weights).state_dtype,
         "jit_compile": FLAGS.jit_compile,
         "state_bytes_per_parameter": ours["state"] / ours["parameters"],
         "state_mib": ours["state"] / MIB,
@@ -96,7 +99,10 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("state_dtype", "float32", ["float32", "bfloat16"], "how the LSTM's state is stored")
+    flags.DEFINE_string("weights", pretrained.DEFAULT, "weights of RNNprop, a name or folder")
+    flags.DEFINE_enum(
+        "state_dtype", None, STATE_DTYPES, "how h and c are stored; by default as the weights say"
+    )
     flags.DEFINE_string("out", "results/benchmarks/update_memory.json", "where to write")
     flags.DEFINE_bool("jit_compile", False, "compile the whole training step")
     flags.DEFINE_enum("worker", None, ["sgd", "rnnprop"], "for the command itself: measure in this process")

@@ -1,7 +1,7 @@
 """How long RNNprop's update takes, as multiples of the bare matrix products and of Adam.
 
     python -m benchmarks.update_step
-    python -m benchmarks.update_step --weights=rnnprop-1-small --out=results/benchmarks/update_step_small.json
+    python -m benchmarks.update_step --weights=rnnprop-1 --out=results/benchmarks/update_step_large.json
 
 On a GPU the same command measures the GPU. Everything is measured in alternation, round by round, and the
 medians are reported: on a shared machine single times drift by half.

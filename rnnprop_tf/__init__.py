@@ -11,7 +11,7 @@ from rnnprop_tf.optimizer import DMOptimizer, RNNprop
 from rnnprop_tf.pretrained import list_pretrained
 from rnnprop_tf.profile import profile
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """The only place of the version: the package's metadata take it from here."""
 
 __all__ = [

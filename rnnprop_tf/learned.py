@@ -143,7 +143,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 arguments. Defaults to what the weights were meta-trained with: `0.1` for all that ship with
                 the package.
             **kwargs: Further arguments of the class. The rule's hyperparameters come with the weights, which
-                were trained for them; so does `state_dtype`, `"bfloat16"` for `"rnnprop-1-small"`. Of
+                were trained for them; so does `state_dtype`, `"bfloat16"` for the default weights. Of
                 `settling` and `annealing`, one that is given takes the place of one that comes with the
                 weights.
 
@@ -157,7 +157,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
         Example:
 
-        >>> optimizer = rnnprop_tf.RNNprop.from_pretrained("rnnprop-1", weight_decay=1e-4)
+        >>> optimizer = rnnprop_tf.RNNprop.from_pretrained("rnnprop-2", weight_decay=1e-4)
         """
         found = pretrained.load(name_or_path)
         if not isinstance(found.rule, cls.rule_class):

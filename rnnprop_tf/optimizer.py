@@ -22,9 +22,9 @@ class RNNprop(BackendOptimizer):
 
     A small recurrent network, trained beforehand on other problems and the same for every coordinate, reads
     each coordinate's gradient relative to its recent size and returns a direction in [-1, 1]. The coordinate
-    moves by `learning_rate` times that, with `settling` or `annealing` times a factor of the rule's.
+    moves by `learning_rate` times that, with `annealing` or `settling` times a factor of the rule's.
 
-    `RNNprop()` has the default weights, `"rnnprop-1"`; `RNNprop.from_pretrained` takes others. Once the
+    `RNNprop()` has the default weights, `"rnnprop-2"`; `RNNprop.from_pretrained` takes others. Once the
     package is imported, Keras knows the string `"rnnprop"` too, as in `compile(optimizer="rnnprop")`.
 
     Two behaviours go beyond the paper:
@@ -45,8 +45,9 @@ class RNNprop(BackendOptimizer):
     its shape and, for each LSTM layer k from 1, `{variable}_lstm{k}_h` and `{variable}_lstm{k}_c` of shape
     `[units, *shape]`. The slots are float32 whatever the variable's type (h and c of `state_dtype`), and so
     is the arithmetic. With `settling` there is `{variable}_u` too, after `{variable}_v`, and with `annealing`
-    `{variable}_u` and `{variable}_last`. With the paper's network that is 82 numbers for each number of the
-    model: 328 bytes, 168 with bfloat16, 88 with int8.
+    `{variable}_u` and `{variable}_last`. With the default weights, which have `annealing`, one LSTM of 4
+    units and bfloat16, that is 12 numbers for each number of the model: 32 bytes, 24 with int8, 48 with
+    float32. With the paper's network it is 82 numbers: 328 bytes in float32.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable without
@@ -65,12 +66,11 @@ class RNNprop(BackendOptimizer):
             while, as rare rows of an embedding, take longer steps when they get one. See
             `rnnprop_tf.rule.AnnealingRule`, which is not in the paper. For trainings of any length; a
             schedule of the learning rate multiplies it. Not together with `settling`. Defaults to what the
-            default weights have, and to none for a `network` that is given or with `settling`.
+            default weights have, `1500.0`, and to none for a `network` that is given or with `settling`.
         skip_nonfinite: Whether to skip steps with a non-finite gradient. Defaults to `True`.
         state_dtype: `"float32"`, `"bfloat16"` or `"int8"`, how the LSTM's h and c are stored between steps;
-            the arithmetic is float32. They are most of the state: `"bfloat16"` halves it, `"int8"` makes it
-            about a quarter. Defaults to what the default weights have, and to `"float32"` for a `network`
-            that is given.
+            the arithmetic is float32. They are most of the state. Defaults to what the default weights have,
+            `"bfloat16"`, and to `"float32"` for a `network` that is given.
         use_averaging: Whether to keep an average of the iterates, the values of the variables after each
             step, which is what `fit` leaves in the model. The newest iterate's weight in it is
             `9 / (t + 9)`, where `t` steps were taken before: about the last tenth of the training counts,
@@ -84,8 +84,7 @@ class RNNprop(BackendOptimizer):
             TensorFlow's own operations, after a warning. On JAX it is about `apply` outside of a compiled
             step; on PyTorch `True` has `torch.compile` compile the update, `"auto"` does not. Defaults to
             `"auto"`.
-        network: The learned weights, a `rnnprop_tf.network.Network`. Defaults to those of `"rnnprop-1"`, for
-            which the hyperparameters have their defaults.
+        network: The learned weights, a `rnnprop_tf.network.Network`. Defaults to those of `"rnnprop-2"`.
         name: String. The name of the optimizer. Defaults to `"rnnprop"`, the next ones to `"rnnprop_1"` and
             so on.
         **kwargs: Keras's own arguments: `weight_decay`, `clipnorm`, `clipvalue`, `global_clipnorm`,

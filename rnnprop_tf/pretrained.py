@@ -48,7 +48,7 @@ from rnnprop_tf.network import Architecture, Network
 from rnnprop_tf.rule import AnnealingRule, DMRule, RNNpropRule, Rule, SettlingRule, checked
 from rnnprop_tf.state_types import STATE_DTYPES
 
-DEFAULT = "rnnprop-1"
+DEFAULT = "rnnprop-2"
 """The name of the weights to use when none is asked for."""
 
 LASTING = {
@@ -127,7 +127,7 @@ def list_pretrained() -> list[str]:
     Example:
 
     >>> rnnprop_tf.list_pretrained()
-    ['rnnprop-1', 'rnnprop-1-settling', 'rnnprop-1-small', 'rnnprop-paper', 'rnnprop-quick']
+    ['rnnprop-1', 'rnnprop-1-settling', 'rnnprop-1-small', 'rnnprop-2', 'rnnprop-paper', 'rnnprop-quick']
     """
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 

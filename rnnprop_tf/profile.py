@@ -15,6 +15,8 @@ from rnnprop_tf.learned import LearnedOptimizer
 from rnnprop_tf.optimizer import RNNprop
 
 MIB = 2**20
+ENOUGH = 0.5
+"""Seconds of updates to time: the first ones of a small model take several times as long as later ones."""
 
 
 class Cost(NamedTuple):
@@ -38,7 +40,7 @@ def profile(
     Args:
         model: A built Keras model.
         optimizer: Whose settings to take. Defaults to `RNNprop()`.
-        updates: How many updates to time; the median counts.
+        updates: How many updates to time at least, and half a second of them; the median counts.
 
     Returns:
         The costs of the learned optimizer and of Adam.
@@ -78,7 +80,10 @@ def _measure(optimizer: keras.optimizers.Optimizer, model: keras.Model, temporar
         return time.perf_counter() - start
 
     seconds()  # Traces and compiles.
-    milliseconds = 1e3 * float(np.median([seconds() for _ in range(updates)]))
+    times = [seconds() for _ in range(updates)]
+    while sum(times) < ENOUGH:
+        times.append(seconds())
+    milliseconds = 1e3 * float(np.median(times))
     state = sum(math.prod(v.shape) * ops.convert_to_numpy(v).itemsize for v in optimizer.variables)
     return Cost(optimizer.name, state, temporary, milliseconds)
 

@@ -1,7 +1,7 @@
 """What storing the LSTM's state in fewer bytes does to final losses.
 
     python -m studies.state_dtype
-    python -m studies.state_dtype --weights=rnnprop-1-small --out=results/benchmarks/state_dtype_small.json
+    python -m studies.state_dtype --weights=rnnprop-1 --out=results/benchmarks/state_dtype_large.json
     python -m studies.state_dtype --tasks=sin_lstm --runs=100
 
 Five of the paper's tasks, optimized with the shipped weights from the same starts on the same data: with h
@@ -11,6 +11,7 @@ and the mean difference to float32, its standard error over seeds.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ from absl import flags
 from benchmarks.machine import machine, write
 from rnnprop_tf import pretrained, state_types
 from rnnprop_tf.network import Network, Tensor
-from rnnprop_tf.rule import Observation, RNNpropRule, RuleState
+from rnnprop_tf.rule import Observation, RNNpropRule, Rule, RuleState
 from studies import losses
 from trainer import commands
 from trainer.evaluation.unrolled_runner import LearnedRunner
@@ -37,7 +38,7 @@ TASKS = [
 
 
 class Stored(RNNpropRule):
-    """The state is carried from step to step in these types.
+    """Before a rule of weights, in a class of both: the state is carried from step to step in this type.
 
     Carried, and not only rounded: XLA drops a cast to bfloat16 and back.
     """
@@ -54,20 +55,18 @@ class Stored(RNNpropRule):
         return direction, state_types.stored(new, lstm)
 
 
-class InBfloat16(Stored):
-    state_dtype = "bfloat16"
-
-
-class InInt8(Stored):
-    state_dtype = "int8"
-
-
-RULES = {"float32": RNNpropRule, "bfloat16": InBfloat16, "int8": InInt8}
+def rules(rule: Rule) -> dict[str, Rule]:
+    """The rule with its state in each type, by the type's name."""
+    both = {
+        dtype: type(f"Stored{dtype}", (Stored, type(rule)), {"state_dtype": dtype})
+        for dtype in state_types.STATE_DTYPES[1:]
+    }
+    return {"float32": rule} | {dtype: kind(**dataclasses.asdict(rule)) for dtype, kind in both.items()}
 
 
 def main(_: list[str]) -> None:
     weights = pretrained.load(FLAGS.weights)
-    assert weights.rule == RNNpropRule(), "the rules here have the defaults of the hyperparameters"
+    stored = rules(weights.rule)
     tasks: dict[str, Any] = {}
     if os.path.exists(FLAGS.out):
         with open(FLAGS.out) as file:
@@ -78,10 +77,10 @@ def main(_: list[str]) -> None:
         problem = task.build(FLAGS.data_dir)
         seeds = range(FLAGS.runs if task.steps <= 100 else FLAGS.runs // 4)
         found = {}
-        for title, rule in RULES.items():
-            runner = LearnedRunner(problem, rule(), weights.network)
+        for title, rule in stored.items():
+            runner = LearnedRunner(problem, rule, weights.network)
             found[title] = losses.final_losses(runner, task.steps, seeds, weights.learning_rate)
-        tasks[name] = {"runs": len(seeds)} | {title: summary(found, title) for title in RULES}
+        tasks[name] = {"runs": len(seeds)} | {title: summary(found, title) for title in stored}
         print(name, tasks[name], flush=True)
     write({"machine": machine(), "weights": FLAGS.weights, "tasks": tasks}, FLAGS.out)
 

@@ -42,17 +42,20 @@ def test_tables_and_figures_read_what_was_run(tmp_path):
     assert "keras-eeg" not in accuracies
     cell = Cell("keras-cancer", experiments.SETTLING, "", 0.1, 200)
     results.add(cell, [0, 1], [0.7, 0.7], [3.0, 3.0], [curve, curve])
-    assert row(ratio, "keras-cancer") == ["0.500", "1.167", *["not run"] * (learned - 2)]
+    assert row(ratio, "keras-cancer") == ["0.500", "not run", "1.167", *["not run"] * (learned - 3)]
     no_pairs = ["0 of 0"] * len(not_run)
-    assert row(near, experiments.DEFAULT) == ["1 of 1", "1 of 1", *no_pairs]
-    assert row(near, experiments.SETTLING) == ["1 of 1", "0 of 1", *no_pairs]
-    assert row(near, experiments.SETTLING, "2,000") == ["0 of 0", "0 of 0", *no_pairs]
+    assert row(near, experiments.DEFAULT) == ["1 of 1", "1 of 1", *no_pairs, "1 of 1"]
+    assert row(near, experiments.SETTLING) == ["1 of 1", "0 of 1", *no_pairs, "0 of 1"]
+    assert row(near, experiments.SETTLING, "2,000") == ["0 of 0", "0 of 0", *no_pairs, "0 of 0"]
     # A mean that is not finite is the worst.
     losses = {experiments.DEFAULT: 5.0, "adam": np.nan, "adamw-cosine": 4.6, experiments.SETTLING: np.nan}
     for name, loss in losses.items():
         results.add(Cell("keras-cancer", name, "", 0.01, 2_000), [0], [loss], [3.0], [curve])
-    assert row(near, experiments.DEFAULT, "2,000") == ["0 of 0", "1 of 1", "1 of 1", *no_pairs[1:]]
-    assert row(near, experiments.SETTLING, "2,000") == ["0 of 0", "0 of 1", "0 of 1", *no_pairs[1:]]
+    assert row(near, experiments.DEFAULT, "2,000") == ["0 of 0", "1 of 1", "1 of 1", *no_pairs[1:], "1 of 1"]
+    assert row(near, experiments.SETTLING, "2,000") == ["0 of 0", "0 of 1", "0 of 1", *no_pairs[1:], "0 of 1"]
+    # The best tuned one is the one to be near.
+    results.add(Cell("keras-cancer", "muon-cosine", "", 0.01, 2_000), [0], [4.0], [3.0], [curve])
+    assert row(near, experiments.DEFAULT, "2,000")[-1] == "0 of 1"
     figure = plots.test_models(results)
     [axes] = figure.axes
     assert axes.get_title() == "keras-cancer, 2,000 steps"

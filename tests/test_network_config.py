@@ -20,11 +20,11 @@ TINY = Architecture(2, (), (4,))
 ROOT = Path(__file__).parent.parent
 
 
-SMALL = {"rnnprop-1-small"}
+SMALL = {"rnnprop-1-small", "rnnprop-2"}
 """Shipped weights of so few bytes that they stand in a config themselves."""
 
 
-def shipped(name=pretrained.DEFAULT):
+def shipped(name="rnnprop-1"):
     return pretrained.load(name).network
 
 
@@ -70,8 +70,9 @@ def test_lasting_weights_ship_unchanged(name):
 
 
 def test_weights_are_found_by_their_numbers_wherever_they_come_from(tmp_path):
-    RNNprop().save_pretrained(str(tmp_path))
-    for optimizer in (RNNprop(), RNNprop.from_pretrained(str(tmp_path)), RNNprop(network=shipped())):
+    shipping = RNNprop.from_pretrained("rnnprop-1")
+    shipping.save_pretrained(str(tmp_path))
+    for optimizer in (shipping, RNNprop.from_pretrained(str(tmp_path)), RNNprop(network=shipped())):
         assert optimizer.get_config()["network"]["name"] == "rnnprop-1"
     changed = shipped()
     changed.output.bias[:] += 1e-6
@@ -115,7 +116,7 @@ def test_names_beyond_the_table_are_refused_and_nothing_is_read(name, monkeypatc
 
 
 def test_other_numbers_under_the_name_are_refused(monkeypatch):
-    config = RNNprop().get_config()
+    config = RNNprop.from_pretrained("rnnprop-1").get_config()
     other = pretrained.load("rnnprop-quick")
     monkeypatch.setattr(pretrained, "load", lambda name: other)
     ours, theirs = pretrained.LASTING["rnnprop-1"], pretrained.LASTING["rnnprop-quick"]
@@ -138,7 +139,10 @@ for path in sys.argv[1:]:
 
 
 def test_the_message_of_a_missing_import_fits_a_screen_and_says_what_to_import(tmp_path):
-    optimizers = {"plain": RNNprop(), "scaled": LossScaleOptimizer(RNNprop(use_ema=True, settling=2.0))}
+    optimizers = {
+        "plain": RNNprop(),
+        "scaled": LossScaleOptimizer(RNNprop(use_ema=True, network=shipped(), settling=2.0)),
+    }
     optimizers["own"] = RNNprop(network=initial_weights(PAPERS, 0))
     for name, optimizer in optimizers.items():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

@@ -55,7 +55,7 @@ def test_keras_finds_it_by_its_name_and_by_an_empty_config(identifier):
 
 def test_a_part_of_a_config_is_enough():
     for more, rule in (
-        ({}, RNNpropRule()),
+        ({}, pretrained.load(pretrained.DEFAULT).rule),
         ({"settling": 2.0}, SettlingRule(settling=2.0)),
         ({"annealing": 9.0}, AnnealingRule(annealing=9.0)),
     ):

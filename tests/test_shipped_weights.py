@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from rnnprop_tf import DMOptimizer, list_pretrained, pretrained
-from rnnprop_tf.rule import SettlingRule
+from rnnprop_tf.rule import AnnealingRule, SettlingRule
 from trainer.evaluation import competitors, schedule
 from trainer.evaluation.results import short_digest
 from trainer.evaluation.unrolled_runner import LearnedRunner
@@ -50,14 +50,30 @@ def test_behaviour_is_that_of_the_golden(name):
     )
 
 
-def test_the_settling_weights_are_the_default_s_network_under_another_rule():
+@pytest.mark.parametrize(
+    ("name", "plain_name", "rule_class", "varied", "suffix"),
+    [
+        (
+            experiments.SETTLING,
+            experiments.LARGE,
+            SettlingRule,
+            {"settling": 2.0, "beta_3": 0.9999},
+            "2-0.9999",
+        ),
+        (experiments.DEFAULT, experiments.SMALL, AnnealingRule, {"annealing": 1_500.0}, "1500"),
+    ],
+)
+def test_weights_with_a_memory_are_another_s_network_under_another_rule(
+    name, plain_name, rule_class, varied, suffix
+):
     """The golden's 12 steps are too few to tell them apart."""
-    ours, plain = (pretrained.load(name) for name in (experiments.SETTLING, experiments.DEFAULT))
+    ours, plain = pretrained.load(name), pretrained.load(plain_name)
     tf.nest.map_structure(np.testing.assert_array_equal, ours.network, plain.network)
-    assert ours.rule == SettlingRule(**dataclasses.asdict(plain.rule), settling=2.0, beta_3=0.9999)
+    assert ours.rule == rule_class(**dataclasses.asdict(plain.rule), **varied)
     assert ours.learning_rate == plain.learning_rate
+    assert ours.state_dtype == plain.state_dtype
     # Their runs must not be taken for each other's.
-    assert short_digest(ours.config) == f"{short_digest(plain.config)}-2-0.9999"
+    assert short_digest(ours.config) == f"{short_digest(plain.config)}-{suffix}"
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

@@ -1,6 +1,6 @@
 """Runs optimizers on tasks and writes every run down.
 
-    python -m trainer.evaluate --tasks=mnist-nn-sigmoid-100 --optimizers=rnnprop-1,adam --runs=20
+    python -m trainer.evaluate --tasks=mnist-nn-sigmoid-100 --optimizers=rnnprop-2,adam --runs=20
     --out=results/mine
 
 Runs that the folder already holds are not made again. Prints a table of mean final losses.
@@ -63,7 +63,7 @@ if __name__ == "__main__":
         "optimizers",
         [pretrained.DEFAULT, "adam"],
         "each is the name or folder of pretrained weights, on Keras models also with the average of the "
-        "iterates, as in rnnprop-1:averaged; or one of "
+        "iterates, as in rnnprop-2:averaged; or one of "
         f"{', '.join(baselines.FIRST_GRID)}, which is tuned on the sqrt(2) grid of learning rates, task by "
         f"task, {', '.join(baselines.FOR_KERAS_MODELS)} on Keras models only; or such a name with a rate, "
         "as in adam:0.001; or adam-default",

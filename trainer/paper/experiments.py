@@ -40,11 +40,13 @@ SINES = ("sin_lstm", "sin_lstm-x2", "sin_lstm-no001")
 
 DEFAULT = pretrained.DEFAULT
 """The weights of `from_pretrained()`."""
-SETTLING = f"{DEFAULT}-settling"
-"""The same network under the rule whose steps become smaller."""
-SMALL = f"{DEFAULT}-small"
-"""The smaller network that makes the steps of the default one."""
-OURS = (DEFAULT, SETTLING, SMALL)
+LARGE = "rnnprop-1"
+"""The default weights before those, with a network of the paper's size, under the paper's rule."""
+SETTLING = f"{LARGE}-settling"
+"""That network under the rule whose steps become smaller once gradients have."""
+SMALL = f"{LARGE}-small"
+"""The network of the default weights under the paper's rule."""
+OURS = (DEFAULT, LARGE, SETTLING, SMALL)
 LONG_RUN_STEPS = (2_000, 10_000)
 LONG_RUN_TASKS = (RELU, DEPTHS[2], CNNS[0])
 """Tasks run for `LONG_RUN_STEPS` too, to judge the default weights by; the base MLP's are the paper's."""

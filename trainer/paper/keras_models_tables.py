@@ -17,6 +17,7 @@ from trainer.paper.experiments import (
     KERAS_MODEL_LEARNED,
     KERAS_MODEL_OPTIMIZERS,
     KERAS_MODEL_RUNS,
+    LARGE,
     SMALL,
 )
 from trainer.paper.tables import relative
@@ -86,7 +87,10 @@ def keras_models(results: Results, experiment: str) -> str:
             losses("ratio of the mean final training loss to tuned adam's", LEARNED, _ratio_to_adam),
             losses("median final training loss", NAMES, lambda one, name: median(one[name])),
             losses("tuned learning rate", TUNED, lambda one, name: rate(one[name])),
-            relative(results, SMALL, DEFAULT, [(block.task, block.steps) for block in found]),
+            *(
+                relative(results, ours, LARGE, [(block.task, block.steps) for block in found])
+                for ours in (DEFAULT, SMALL)
+            ),
             ends("validation loss at the end, mean", "validation_loss", number),
             ends("validation accuracy at the end, mean", "validation_accuracy", "{:.3f}".format),
             ends("seconds of training, mean", "seconds", "{:.1f}".format),
@@ -110,24 +114,27 @@ def _ratio_to_adam(found: Mapping[str, Summary | None], name: str) -> str:
 
 def _near_baselines(found: Mapping[Block, Mapping[str, Summary | None]]) -> str:
     """Counts of Keras models on which ours end below the untuned Adam, and near tuned optimizers."""
+    rivals = ((ADAM_DEFAULT,), *((name,) for name in TUNED), TUNED)
     rows = []
     for name in LEARNED:
         for steps in KERAS_MODEL_RUNS:
             counts = []
-            for baseline in KERAS_MODEL_BASELINES:
-                most = NEAR if baseline in TUNED else 1.0
-                pairs = [(one[name], one[baseline]) for block, one in found.items() if block.steps == steps]
+            for against in rivals:
+                most = 1.0 if against == (ADAM_DEFAULT,) else NEAR
+                models = [one for block, one in found.items() if block.steps == steps]
+                pairs = [(one[name], [other for rival in against if (other := one[rival])]) for one in models]
                 good = [_within(ours, theirs, most) for ours, theirs in pairs if ours and theirs]
                 counts.append(f"{sum(good)} of {len(good)}")
             rows.append([name, f"{steps:,}", *counts])
-    near = [f"models with at most {NEAR:g} times the loss of tuned {baseline}" for baseline in TUNED]
+    tuned = (*(f"tuned {name}" for name in TUNED), "the best tuned one")
+    near = [f"models with at most {NEAR:g} times the loss of {rival}" for rival in tuned]
     header = ["optimizer", "steps", f"models with at most the loss of {ADAM_DEFAULT}", *near]
     return f"On how many models the mean final training loss is low:\n\n{table(header, rows)}"
 
 
-def _within(ours: Summary, theirs: Summary, most: float) -> bool:
-    """Whether the mean is at most so many times the other's, one that is not finite being the worst."""
-    return math.isfinite(ours.mean) and not ours.mean > most * theirs.mean
+def _within(ours: Summary, theirs: Sequence[Summary], most: float) -> bool:
+    """Whether the mean is at most so many times the lowest of the others; one not finite is the worst."""
+    return math.isfinite(ours.mean) and not any(ours.mean > most * one.mean for one in theirs)
 
 
 def _end(results: Results, block: Block, name: str, column: str, digits: Callable[[float], str]) -> str:
