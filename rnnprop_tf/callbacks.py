@@ -133,7 +133,8 @@ class OptimizerMonitor(keras.callbacks.Callback):
 
     Under these tags, for each trainable variable:
 
-    - `update_rms/{variable}`: root mean square of its last update, weight decay apart.
+    - `update_rms/{variable}`: root mean square of its last update, weight decay apart. It does not know how
+      much longer the steps of `annealing` are after some without a gradient.
     - `m_tilde_rms/{variable}`: that of m~, the gradient's running mean relative to its size. Near 1 where
       gradients keep their sign, near 0.16 (the square root of (1 - beta) / (1 + beta)) where they are noise.
     - `saturated/{variable}`: share of coordinates with |direction| > 0.99, those that the learning rate holds

@@ -11,16 +11,18 @@ import dataclasses
 import math
 import numbers
 import reprlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypedDict, Unpack
 
 import keras
 import numpy as np
 from keras import ops
+from keras.backend import standardize_dtype
 from keras.src.utils.naming import auto_name
 from keras.src.utils.tracking import no_automatic_dependency_tracking
 
-from rnnprop_tf import averaging, environment, network_config, pretrained
+from rnnprop_tf import averaging, environment, network_config, pretrained, state_types
 from rnnprop_tf import network as coordinatewise
 from rnnprop_tf.network import LSTMState, Network, Tensor
 from rnnprop_tf.rule import DMRule, Rule, RuleState
@@ -286,6 +288,34 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         optimizer = super().from_config({**config, "network": network}, custom_objects)
         optimizer._trained_with = trained_with
         return optimizer
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads the state, as Keras does when it loads a file.
+
+        A state of another `state_dtype` is converted. One of other weights is not read, with a warning.
+
+        Args:
+            store: The state by number, in the order of `variables`.
+        """
+        places = {id(variable): str(i) for i, variable in enumerate(self.variables)}
+        if len(store.keys()) != len(places):
+            super().load_own_variables(store)  # Warns, and reads nothing.
+            return
+        if any(np.shape(store[str(i)]) != tuple(v.shape) for i, v in enumerate(self.variables)):
+            warnings.warn(
+                f"Skipping the state of optimizer '{self.name}': the file has that of another network, or "
+                "of a model of other shapes. To go on from it, make the optimizer with the weights that it "
+                "was written with: the default of 0.1 was `RNNprop.from_pretrained('rnnprop-1')`.",
+                stacklevel=2,
+            )
+            return
+        super().load_own_variables(store)
+        for state in (state for slots in self._slots if slots is not None for state in slots.lstm):
+            found = LSTMState(*(ops.convert_to_tensor(np.asarray(store[places[id(s)]])) for s in state))
+            if standardize_dtype(found.h.dtype) != self.state_dtype:
+                like = LSTMState(*map(ops.convert_to_tensor, state))
+                for slot, value in zip(state, state_types.converted(found, like), strict=True):
+                    slot.assign(value)
 
     def _add_counter(self, name: str) -> keras.Variable:
         # As `iterations`: int64 on TensorFlow, int32 elsewhere.

@@ -58,7 +58,7 @@ class RNNprop(BackendOptimizer):
         epsilon: A float in (0, 1], added to the root of the latter. Defaults to `1e-8`.
         settling: A float in [0, 10]. Above 0, steps become smaller once gradients have become smaller, see
             `rnnprop_tf.rule.SettlingRule`, which is not in the paper; the weights `"rnnprop-1-settling"` have
-            `2.0`. Defaults to `0.0`.
+            `2.0`. Kept for what was saved with it. Defaults to none.
         beta_3: A float in [0, 1), with `settling` the decay of the longer running mean of squared gradients.
             Defaults to `0.9999`.
         annealing: A float of at least 1, or 0 for none. After so many steps the updates become smaller, as
@@ -117,7 +117,7 @@ class RNNprop(BackendOptimizer):
         beta_1: float = 0.95,
         beta_2: float = 0.95,
         epsilon: float = 1e-8,
-        settling: float = 0.0,
+        settling: float | None = None,
         beta_3: float = 0.9999,
         annealing: float | None = None,
         skip_nonfinite: bool = True,
@@ -128,6 +128,7 @@ class RNNprop(BackendOptimizer):
         name: str | None = None,
         **kwargs: Unpack[KerasArguments],
     ) -> None:
+        settling = 0.0 if settling is None else settling
         default_annealing, default_state_dtype = 0.0, STATE_DTYPES[0]
         if network is None:
             weights = pretrained.load(pretrained.DEFAULT)

@@ -42,6 +42,17 @@ def stored(lstm: tuple[LSTMState, ...], like: tuple[LSTMState, ...]) -> tuple[LS
     )
 
 
+def converted(state: LSTMState, like: LSTMState) -> LSTMState:
+    """A stored state as one of another type.
+
+    Args:
+        state: as it is stored.
+        like: another one, for its types.
+    """
+    [found] = stored(exact((state,), "float32"), (like,))
+    return found
+
+
 def as_bits(tensor: Tensor) -> Tensor:
     """bfloat16 as uint16, other types as they are; `exact` and `stored` take either.
 

@@ -499,7 +499,7 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_list("optimizers", OPTIMIZERS, "see the module's docstring")
-    flags.DEFINE_multi_enum("tasks", list(TASKS), list(TASKS), "which to make")
+    flags.DEFINE_multi_enum("tasks", list(TASKS), list(TASKS), "which to make; given once for each")
     flags.DEFINE_integer("steps", None, "steps of each training, instead of the task's own", lower_bound=5)
     flags.DEFINE_integer("runs", None, "seeds 0, 1, ..., instead of the task's own number", lower_bound=1)
     commands.run(main)

@@ -233,7 +233,7 @@ def test_settling_survives_config_and_weight_folder(tmp_path):
         assert same.rule == SettlingRule(beta_3=0.99, settling=1.5)
     assert type(RNNprop(network=random_network()).rule) is RNNpropRule
     with pytest.raises(ValueError, match="Expected settling to be a number"):
-        RNNprop(network=random_network(), settling=None)
+        RNNprop(network=random_network(), settling="2")
     with pytest.raises(ValueError, match="Expected beta_3 to be a number"):
         RNNprop(network=random_network(), beta_3=1.0)  # without settling too
 

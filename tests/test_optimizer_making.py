@@ -95,6 +95,8 @@ def test_what_is_given_takes_the_place_of_what_weights_bring(annealed):
         (annealed, {"settling": 0.0}, AnnealingRule(annealing=700.0)),
         ("rnnprop-1-settling", {"annealing": 9.0}, AnnealingRule(annealing=9.0)),
         ("rnnprop-1-settling", {"annealing": 0.0}, SettlingRule()),
+        ("rnnprop-1-settling", {"settling": None}, SettlingRule()),
+        ("rnnprop-1", {"settling": None}, RNNpropRule()),
         ("rnnprop-1", {"settling": 2.0}, SettlingRule(settling=2.0)),
     ):
         optimizer = RNNprop.from_pretrained(weights, **arguments)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import rnnprop_tf
-from rnnprop_tf import DMOptimizer, RNNprop
+from rnnprop_tf import DMOptimizer, RNNprop, state_types
 from rnnprop_tf.network import Architecture, initial_weights, to_tensors
 
 
@@ -167,6 +167,43 @@ def test_a_model_file_keeps_its_state_type(state_dtype, tmp_path):
     for found, expected in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
+
+
+def trained(optimizer):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile(optimizer, "mse")
+    model.fit(np.random.default_rng(0).normal(size=(16, 3)), np.ones(16), batch_size=4, verbose=0)
+    return model
+
+
+def test_state_of_other_weights_is_not_read(tmp_path):
+    """Both have six slots a variable, of other shapes; Keras alone would read some of them and fail."""
+    path = tmp_path / "model.weights.h5"
+    before = trained(RNNprop.from_pretrained("rnnprop-1"))
+    before.save_weights(path)
+    model = trained(RNNprop())
+    state = [v.numpy() for v in model.optimizer.variables]
+    with pytest.warns(UserWarning, match=r"state of optimizer .* the default of 0.1 was `RNNprop"):
+        model.load_weights(path)
+    for found, expected in zip(model.optimizer.variables, state, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(model.weights, before.weights, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("there", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("here", ["float32", "bfloat16", "int8"])
+def test_state_of_another_type_is_converted(here, there, tmp_path):
+    path = tmp_path / "model.weights.h5"
+    before, model = trained(RNNprop(state_dtype=there)), trained(RNNprop(state_dtype=here))
+    before.save_weights(path)
+    model.load_weights(path)
+    for found, expected in zip(model.optimizer._slots, before.optimizer._slots, strict=True):
+        [new], [old] = (state_types.exact(slots.lstm, "float32") for slots in (found, expected))
+        assert np.abs(old.h).max() > 0.05
+        np.testing.assert_allclose(new.h, old.h, atol=0.01)
+        np.testing.assert_allclose(new.c, old.c, rtol=0.05, atol=0.01)
+    assert int(model.optimizer._step) == 4
 
 
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "int8"])
