@@ -122,6 +122,17 @@ def bare_update(jit_compile: bool, shapes: tuple[tuple[int, ...], ...] = SHAPES)
     return update
 
 
+def applied(optimizer: keras.optimizers.Optimizer, jit_compile: bool) -> Callable[[], Any]:
+    """The optimizer's `apply` in a `tf.function`, gradients given."""
+    variables = [keras.Variable(tf.zeros(shape)) for shape in SHAPES]
+    optimizer.build(variables)
+    gradients = [tf.random.normal(shape) for shape in SHAPES]
+    apply = tf.function(
+        lambda: optimizer.apply(gradients, variables), jit_compile=jit_compile, autograph=False
+    )
+    return lambda: (apply(), variables[-1].value)[1]  # To be read, which waits for the device.
+
+
 def train_step(
     model: keras.Model, optimizer: Any, jit_compile: bool, steps: int = 1, batch: int = 128
 ) -> Callable[[], Any]:
@@ -186,6 +197,7 @@ def training_steps() -> dict[str, Callable[[], Any]]:
     for jit in (False, True):
         how = "compiled" if jit else "plain"
         for name, make in (("rnnprop", rnnprop), ("adam", keras.optimizers.Adam)):
+            result[f"apply, {how}, {name}"] = applied(make(), jit)
             result[f"million, {how}, {name}"] = train_step(Bag(SHAPES), make(), jit)
             result[f"mlp, {how}, {name}"] = train_step(mlp(), make(), jit)
             result[f"mlp, {how}, {name}, 10 steps"] = train_step(mlp(), make(), jit, 10)
@@ -214,6 +226,7 @@ def report(first: dict[str, float], median: dict[str, float]) -> None:
     for how in ("plain", "compiled"):
         ours, adam = (median[f"million, {how}, {name}"] for name in ("rnnprop", "adam"))
         ratios[f"fit step / Adam's, {how}"] = ours / adam
+        ratios[f"apply / Adam's, {how}"] = median[f"apply, {how}, rnnprop"] / median[f"apply, {how}, adam"]
         extra = ours - adam
         ratios[f"fit step beyond Adam's / bare update, {how}"] = extra / median[f"bare, {how}"]
         for steps, suffix in ((1, ""), (10, ", 10 steps")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections import Counter
@@ -118,13 +119,15 @@ def _value(variable: Any) -> Tensor:
 
 def _summary() -> Any:
     """What writes TensorBoard's files; Keras's own `TensorBoard` needs it on every backend too."""
-    try:
-        import tensorflow as tf
-    except ImportError as error:
+    missing = [name for name in ("tensorflow", "tensorboard") if importlib.util.find_spec(name) is None]
+    if missing:
         raise ImportError(
-            "`OptimizerMonitor` writes TensorBoard's files with TensorFlow, which is not installed: "
-            "`pip install tensorflow`. `rnnprop_tf.update_statistics` gives the same numbers without it."
-        ) from error
+            "`OptimizerMonitor` writes TensorBoard's files, for which these are not installed: "
+            f"`pip install {' '.join(missing)}`. `rnnprop_tf.update_statistics` gives the same numbers "
+            "without."
+        )
+    import tensorflow as tf
+
     return tf.summary
 
 
@@ -155,7 +158,7 @@ class OptimizerMonitor(keras.callbacks.Callback):
             reaches them. Defaults to `"epoch"`.
 
     Raises:
-        ImportError: If TensorFlow is not installed.
+        ImportError: If TensorFlow or TensorBoard is not installed.
         ValueError: If `update_freq` is none of these; when training begins, if the model's optimizer is not
             ours.
 

@@ -1,5 +1,6 @@
 """What `OptimizerMonitor` logs is what the optimizer did, whatever runs the step."""
 
+import importlib.util
 import math
 import subprocess
 import sys
@@ -224,3 +225,12 @@ def test_with_two_replicas_the_numbers_are_those_of_the_change(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=300)
     logged = events(tmp_path / "optimizer")
     assert list(next(values for tag, values in logged.items() if tag.startswith("update_rms"))) == [1, 2]
+
+
+def test_a_missing_tensorboard_is_said_when_the_monitor_is_made(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name)
+    )
+    with pytest.raises(ImportError, match="`pip install tensorboard`"):
+        OptimizerMonitor("logs")
