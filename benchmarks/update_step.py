@@ -142,7 +142,9 @@ def train_step(
         x, y, loss = np.zeros((1, 1), "float32"), np.full((1, 1), 1e9, "float32"), "mae"
     else:
         rng = np.random.default_rng(0)
-        x = rng.normal(size=(batch, *model.input_shape[1:])).astype("float32")
+        shape = (batch, *model.input_shape[1:])
+        tokens = model.inputs[0].dtype.startswith("int")
+        x = rng.integers(0, 100, shape) if tokens else rng.normal(size=shape).astype("float32")
         y = rng.integers(0, model.output_shape[-1], batch)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, jit_compile=jit_compile, steps_per_execution=steps)
