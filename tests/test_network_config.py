@@ -55,7 +55,7 @@ def test_shipped_weights_stand_there_by_name_and_digest(name):
     assert_same_network(shipped(config["network"]["name"]), shipped(name))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", sorted(SMALL))
 def test_small_shipped_weights_stand_there_themselves(name):
     config = RNNprop.from_pretrained(name).get_config()
     assert len(json.dumps(config)) < 2_000
