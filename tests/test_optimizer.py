@@ -514,6 +514,18 @@ def test_a_sparse_step_makes_nothing_of_the_size_of_its_table():
 
 
 @pytest.mark.filterwarnings("error")
+def test_a_function_may_hold_slices_of_an_eager_tape():
+    table, optimizer = keras.Variable(np.ones((4, 2))), RNNprop()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.gather(table.value, [1, 3]))
+    [gradient] = tape.gradient(loss, [table.value])
+    assert isinstance(gradient, tf.IndexedSlices)
+    optimizer.build([table])
+    tf.function(lambda: optimizer.apply([gradient], [table]), autograph=False)()
+    np.testing.assert_array_equal(table.numpy()[[0, 2]], 1.0)
+    assert (table.numpy()[[1, 3]] < 1.0).all()
+
+
 def test_another_number_of_rows_compiles_nothing():
     table = keras.Variable(tf.zeros((1_000, 2)))
     optimizer = RNNprop(network=random_network(), beta_1=0.125)

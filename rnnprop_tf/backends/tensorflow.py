@@ -43,7 +43,9 @@ class BackendOptimizer(LearnedOptimizer):
         """
         # With data of unknown length Keras calls the step once more at the end of an epoch; the iterator
         # fails there, but whatever does not wait for the gradients would run.
-        with tf.control_dependencies([g for g in grads if isinstance(g, tf.Tensor | tf.IndexedSlices)]):
+        # The values of sparse ones, as TensorFlow cannot wait for slices that an eager tape has made.
+        values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        with tf.control_dependencies([value for value in values if isinstance(value, tf.Tensor)]):
             gradients_are_there = tf.no_op()
         with tf.control_dependencies([gradients_are_there]):
             super().apply(grads, trainable_variables)

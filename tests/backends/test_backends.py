@@ -103,7 +103,7 @@ def test_statistics_averages_and_costs_are_there_on_each_backend():
     found = keras.ops.convert_to_numpy(norm.moving_mean)
     np.testing.assert_allclose(found, expected.mean(axis=0), rtol=1e-4, atol=1e-5)
     ours, adam = rnnprop_tf.profile(model, updates=2)
-    assert ours.state_bytes > 20 * adam.state_bytes
+    assert ours.state_bytes > 3 * adam.state_bytes
     assert ours.milliseconds > 0.0
 
 
