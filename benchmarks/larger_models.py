@@ -62,7 +62,8 @@ OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "rnnprop": lambda: RNNprop.from_pretrained(FLAGS.weights),
     "adam": lambda: keras.optimizers.Adam(),
 }
-BATCH = 8
+BATCH = 32
+"""As `fit` has it, if it is not told."""
 
 
 def step(model: str, optimizer: str) -> Callable[[], Any]:
