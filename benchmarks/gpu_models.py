@@ -41,6 +41,16 @@ class Tokens(layers.Layer):
         return keras.ops.concatenate([first, patches], axis=1) + self.positions
 
 
+def encoder(x: keras.KerasTensor, width: int, heads: int, depth: int) -> keras.KerasTensor:
+    """Blocks of attention and two dense layers, each with a normalisation before it."""
+    for _ in range(depth):
+        y = layers.LayerNormalization(epsilon=1e-6)(x)
+        x = x + layers.MultiHeadAttention(heads, width // heads)(y, y)
+        y = layers.LayerNormalization(epsilon=1e-6)(x)
+        x = x + layers.Dense(width)(layers.Dense(4 * width, "gelu")(y))
+    return x
+
+
 def vision_transformer(
     width: int, heads: int, depth: int = 12, size: int = 224, classes: int = 1_000
 ) -> keras.Model:
@@ -48,10 +58,5 @@ def vision_transformer(
     image = keras.Input((size, size, 3))
     x = layers.Conv2D(width, 16, strides=16)(image)
     x = Tokens()(layers.Reshape((-1, width))(x))
-    for _ in range(depth):
-        y = layers.LayerNormalization(epsilon=1e-6)(x)
-        x = x + layers.MultiHeadAttention(heads, width // heads)(y, y)
-        y = layers.LayerNormalization(epsilon=1e-6)(x)
-        x = x + layers.Dense(width)(layers.Dense(4 * width, "gelu")(y))
-    x = layers.LayerNormalization(epsilon=1e-6)(x)
+    x = layers.LayerNormalization(epsilon=1e-6)(encoder(x, width, heads, depth))
     return keras.Model(image, layers.Dense(classes)(x[:, 0]))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +21,10 @@ import numpy as np
 from absl import flags
 from keras import layers
 
+from benchmarks.gpu_models import encoder
 from benchmarks.machine import machine, save
-from benchmarks.update_step import SHAPES, Bag, alternated, train_step
-from rnnprop_tf import RNNprop, pretrained
+from benchmarks.update_step import SHAPES, Bag, alternated, rnnprop, seconds, train_step
+from rnnprop_tf import pretrained
 from trainer import commands
 from trainer.evaluation.markdown import table
 
@@ -37,12 +37,7 @@ def transformer(
     """A classifier of texts: embeddings of words and positions, blocks of attention and two dense layers."""
     tokens = keras.Input((length,), dtype="int32")
     places = layers.Embedding(length, width)(keras.ops.arange(length))
-    x = layers.Embedding(words, width)(tokens) + places
-    for _ in range(depth):
-        y = layers.LayerNormalization()(x)
-        x = x + layers.MultiHeadAttention(heads, width // heads)(y, y)
-        y = layers.LayerNormalization()(x)
-        x = x + layers.Dense(width)(layers.Dense(4 * width, "gelu")(y))
+    x = encoder(layers.Embedding(words, width)(tokens) + places, width, heads, depth)
     return keras.Model(tokens, layers.Dense(words)(layers.GlobalAveragePooling1D()(x)))
 
 
@@ -59,8 +54,8 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "efficient_net": efficient_net,
 }
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
-    "rnnprop": lambda: RNNprop.from_pretrained(FLAGS.weights),
-    "adam": lambda: keras.optimizers.Adam(),
+    "rnnprop": rnnprop,
+    "adam": keras.optimizers.Adam,
 }
 BATCH = 32
 """As `fit` has it, if it is not told."""
@@ -74,10 +69,7 @@ def step(model: str, optimizer: str) -> Callable[[], Any]:
 def work(worker: dict[str, Any]) -> dict[str, float]:
     """What one process measures: seconds by optimizer."""
     if "first" in worker:
-        run = step(worker["model"], worker["first"])
-        begin = time.perf_counter()
-        run()
-        return {worker["first"]: time.perf_counter() - begin}
+        return {worker["first"]: seconds(step(worker["model"], worker["first"]))}
     parts = {name: step(worker["model"], name) for name in OPTIMIZERS}
     alternated(parts, 2)  # Traces, compiles and warms up.
     return alternated(parts, FLAGS.rounds)
@@ -105,7 +97,7 @@ def main(_: list[str]) -> None:
         later = apart(model=name)
         found[name] = {"parameters": parameters, "variables": len(variables), "first": first, "later": later}
         for optimizer in OPTIMIZERS:
-            ratios = (f"{seconds[optimizer] / seconds['adam']:.2f}" for seconds in (first, later))
+            ratios = (f"{took[optimizer] / took['adam']:.2f}" for took in (first, later))
             times = f"{first[optimizer]:.1f}", f"{1e3 * later[optimizer]:.1f}"
             rows.append([name, f"{parameters:,}", str(len(variables)), optimizer, *times, *ratios])
     titles = ["first step, s", "later step, ms", "first step / Adam's", "later step / Adam's"]

@@ -54,8 +54,7 @@ def measure(name: str) -> dict[str, int]:
     """Fits a few steps; the peak, the state and the parameters."""
     model = make_model(FLAGS.small)
     if name == "rnnprop":
-        arguments = {} if FLAGS.state_dtype is None else {"state_dtype": FLAGS.state_dtype}
-        optimizer = RNNprop.from_pretrained(FLAGS.weights, **arguments)
+        optimizer = RNNprop.from_pretrained(FLAGS.weights, state_dtype=FLAGS.state_dtype)
     else:
         optimizer = keras.optimizers.SGD(1e-3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -297,8 +297,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         Args:
             store: The state by number, in the order of `variables`.
         """
-        places = {id(variable): str(i) for i, variable in enumerate(self.variables)}
-        if len(store.keys()) != len(places):
+        if len(store.keys()) != len(self.variables):
             super().load_own_variables(store)  # Warns, and reads nothing.
             return
         if any(np.shape(store[str(i)]) != tuple(v.shape) for i, v in enumerate(self.variables)):
@@ -309,13 +308,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 stacklevel=2,
             )
             return
-        super().load_own_variables(store)
-        for state in (state for slots in self._slots if slots is not None for state in slots.lstm):
-            found = LSTMState(*(ops.convert_to_tensor(np.asarray(store[places[id(s)]])) for s in state))
-            if standardize_dtype(found.h.dtype) != self.state_dtype:
-                like = LSTMState(*map(ops.convert_to_tensor, state))
-                for slot, value in zip(state, state_types.converted(found, like), strict=True):
-                    slot.assign(value)
+        lstm = [state for slots in self._slots if slots is not None for state in slots.lstm]
+        parts = {id(slot): part for state in lstm for part, slot in state._asdict().items()}
+        for i, variable in enumerate(self.variables):
+            value, part = store[str(i)], parts.get(id(variable))
+            if part and standardize_dtype(value.dtype) != variable.dtype:
+                value = ops.convert_to_tensor(np.asarray(value))
+                value = state_types.converted(value, part, variable.dtype)
+            variable.assign(value)
 
     def _add_counter(self, name: str) -> keras.Variable:
         # As `iterations`: int64 on TensorFlow, int32 elsewhere.

@@ -80,8 +80,9 @@ def _measure(optimizer: keras.optimizers.Optimizer, model: keras.Model, temporar
         return time.perf_counter() - start
 
     seconds()  # Traces and compiles.
-    times = [seconds() for _ in range(updates)]
-    while sum(times) < ENOUGH:
+    times: list[float] = []
+    end = time.perf_counter() + ENOUGH
+    while len(times) < updates or time.perf_counter() < end:
         times.append(seconds())
     milliseconds = 1e3 * float(np.median(times))
     state = sum(math.prod(v.shape) * ops.convert_to_numpy(v).itemsize for v in optimizer.variables)

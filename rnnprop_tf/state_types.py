@@ -42,15 +42,16 @@ def stored(lstm: tuple[LSTMState, ...], like: tuple[LSTMState, ...]) -> tuple[LS
     )
 
 
-def converted(state: LSTMState, like: LSTMState) -> LSTMState:
-    """A stored state as one of another type.
+def converted(value: Tensor, part: str, dtype: str) -> Tensor:
+    """One tensor of a stored state as it is in another type.
 
     Args:
-        state: as it is stored.
-        like: another one, for its types.
+        value: as it is stored.
+        part: which it is, `"h"` or `"c"`.
+        dtype: the other type.
     """
-    [found] = stored(exact((state,), "float32"), (like,))
-    return found
+    exact_part, stored_part = {"h": (_exact_h, _stored_h), "c": (_exact_c, _stored_c)}[part]
+    return stored_part(exact_part(value, "float32"), dtype)
 
 
 def as_bits(tensor: Tensor) -> Tensor:

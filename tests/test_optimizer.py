@@ -513,7 +513,6 @@ def test_a_sparse_step_makes_nothing_of_the_size_of_its_table():
     assert max(size for size in sizes if size) <= compute.ROWS_PAGE * 4
 
 
-@pytest.mark.filterwarnings("error")
 def test_a_function_may_hold_slices_of_an_eager_tape():
     table, optimizer = keras.Variable(np.ones((4, 2))), RNNprop()
     with tf.GradientTape() as tape:
@@ -526,6 +525,7 @@ def test_a_function_may_hold_slices_of_an_eager_tape():
     assert (table.numpy()[[1, 3]] < 1.0).all()
 
 
+@pytest.mark.filterwarnings("error")
 def test_another_number_of_rows_compiles_nothing():
     table = keras.Variable(tf.zeros((1_000, 2)))
     optimizer = RNNprop(network=random_network(), beta_1=0.125)

@@ -13,6 +13,15 @@ import rnnprop_tf
 from rnnprop_tf import DMOptimizer, RNNprop, state_types
 from rnnprop_tf.network import Architecture, initial_weights, to_tensors
 
+X, Y = np.random.default_rng(0).normal(size=(16, 3)), np.ones(16)
+
+
+def trained(optimizer):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile(optimizer, "mse")
+    model.fit(X, Y, batch_size=4, verbose=0)
+    return model
+
 
 def random_network(seed=0):
     return tf.nest.map_structure(lambda w: 3.0 * w, initial_weights(Architecture(2, (4,), (5, 3)), seed))
@@ -155,25 +164,15 @@ def test_the_state_type_comes_with_the_weights(tmp_path):
 @pytest.mark.parametrize("state_dtype", ["float32", "bfloat16", "int8"])
 def test_a_model_file_keeps_its_state_type(state_dtype, tmp_path):
     """Whatever the folder of its weights names: files from before it named any are float32."""
-    x, y = np.random.default_rng(0).normal(size=(16, 3)), np.ones(16)
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
-    model.compile(RNNprop.from_pretrained("rnnprop-1-small", state_dtype=state_dtype), "mse")
-    model.fit(x, y, batch_size=4, verbose=0)
+    model = trained(RNNprop.from_pretrained("rnnprop-1-small", state_dtype=state_dtype))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.optimizer.state_dtype == state_dtype
     for one in (model, loaded):
-        one.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+        one.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
     for found, expected in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
-
-
-def trained(optimizer):
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
-    model.compile(optimizer, "mse")
-    model.fit(np.random.default_rng(0).normal(size=(16, 3)), np.ones(16), batch_size=4, verbose=0)
-    return model
 
 
 def test_state_of_other_weights_is_not_read(tmp_path):

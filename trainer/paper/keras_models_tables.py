@@ -114,21 +114,23 @@ def _ratio_to_adam(found: Mapping[str, Summary | None], name: str) -> str:
 
 def _near_baselines(found: Mapping[Block, Mapping[str, Summary | None]]) -> str:
     """Counts of Keras models on which ours end below the untuned Adam, and near tuned optimizers."""
-    rivals = ((ADAM_DEFAULT,), *((name,) for name in TUNED), TUNED)
+    near = f"models with at most {NEAR:g} times the loss of"
+    columns: dict[str, tuple[tuple[str, ...], float]] = {
+        f"models with at most the loss of {ADAM_DEFAULT}": ((ADAM_DEFAULT,), 1.0),
+        **{f"{near} tuned {name}": ((name,), NEAR) for name in TUNED},
+        f"{near} the best tuned one": (TUNED, NEAR),
+    }
     rows = []
     for name in LEARNED:
         for steps in KERAS_MODEL_RUNS:
+            models = [one for block, one in found.items() if block.steps == steps]
             counts = []
-            for against in rivals:
-                most = 1.0 if against == (ADAM_DEFAULT,) else NEAR
-                models = [one for block, one in found.items() if block.steps == steps]
-                pairs = [(one[name], [other for rival in against if (other := one[rival])]) for one in models]
+            for rivals, most in columns.values():
+                pairs = [(one[name], [other for rival in rivals if (other := one[rival])]) for one in models]
                 good = [_within(ours, theirs, most) for ours, theirs in pairs if ours and theirs]
                 counts.append(f"{sum(good)} of {len(good)}")
             rows.append([name, f"{steps:,}", *counts])
-    tuned = (*(f"tuned {name}" for name in TUNED), "the best tuned one")
-    near = [f"models with at most {NEAR:g} times the loss of {rival}" for rival in tuned]
-    header = ["optimizer", "steps", f"models with at most the loss of {ADAM_DEFAULT}", *near]
+    header = ["optimizer", "steps", *columns]
     return f"On how many models the mean final training loss is low:\n\n{table(header, rows)}"
 
 
