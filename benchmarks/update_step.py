@@ -115,9 +115,9 @@ def bare_update(jit_compile: bool, shapes: tuple[tuple[int, ...], ...] = SHAPES)
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def update() -> tf.Tensor:
-        step, taken = tf.constant(5.0), tf.constant(True)
-        directions = compute.update(optimizer.rule, optimizer.network, slots, gradients, taken, step)
-        return tf.add_n([tf.reshape(direction, [-1])[0] for direction in directions])
+        scalars = compute.Scalars(taken=tf.constant(True), step=tf.constant(5.0), rate=tf.constant(0.001))
+        changes = compute.update(optimizer.rule, optimizer.network, slots, gradients, scalars)
+        return tf.add_n([tf.reshape(change, [-1])[0] for change in changes])
 
     return update
 

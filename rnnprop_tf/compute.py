@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 from keras import ops
@@ -67,7 +67,18 @@ PROGRAMS = 512
 """The most traced programs that are kept. None holds a variable, but each some memory."""
 
 Move: TypeAlias = Callable[[Tensor, Tensor], None]
-"""Moves rows of a variable: takes their indices [R] and the directions [R, *dims]."""
+"""Moves rows of a variable: takes their indices [R] and what is to be added to them, [R, *dims]."""
+
+
+class Scalars(NamedTuple):
+    """What all variables of a step share."""
+
+    taken: Tensor
+    """Boolean; if false, all coordinates sleep: changes are zero and no slot changes."""
+    step: Tensor
+    """The number of this step, counting from 1; float32."""
+    rate: Tensor
+    """The learning rate, float32. To multiply within the programs saves a pass over all directions."""
 
 
 def update(
@@ -75,11 +86,10 @@ def update(
     network: Network,
     slots: Sequence[RuleState],
     gradients: Sequence[Tensor],
-    taken: Tensor,
-    step: Tensor,
+    scalars: Scalars,
     jit_compile: bool = True,
 ) -> list[Tensor]:
-    """One step of `rule` for several variables: writes their slots and returns the directions.
+    """One step of `rule` for several variables: writes their slots and returns what is to be added to them.
 
     Args:
         rule: the rule.
@@ -87,25 +97,24 @@ def update(
         slots: one per variable, of `tf.Variable`s; accumulators of the variable's shape, h and c of shape
             [H, *shape]. In this layout the rule's [H, N] is a reshape and costs nothing.
         gradients: one per variable, float32, of a static shape.
-        taken: a boolean scalar; if false, all coordinates sleep: directions are zero and no slot changes.
-        step: the number of this step, counting from 1; a float32 scalar.
+        scalars: what the variables share.
         jit_compile: whether XLA compiles the programs.
 
     Returns:
-        The directions, each of its variable's shape.
+        The directions times the learning rate, each of its variable's shape.
     """
     network = tf.nest.map_structure(tf.convert_to_tensor, network)
-    directions: list[Tensor] = list(gradients)
+    changes: list[Tensor] = list(gradients)
     for group in groups([gradient.shape.num_elements() for gradient in gradients]):
         if gradients[group[0]].shape.num_elements() > PAGES[-1]:
             [i] = group
-            directions[i] = _update_one(rule, network, slots[i], gradients[i], taken, step, jit_compile)
+            changes[i] = _update_one(rule, network, slots[i], gradients[i], scalars, jit_compile)
             continue
         members = [slots[i] for i in group], [gradients[i] for i in group]
-        joined = _update_joined(rule, network, *members, taken, step, jit_compile)
-        for i, direction in zip(group, joined, strict=True):
-            directions[i] = direction
-    return directions
+        joined = _update_joined(rule, network, *members, scalars, jit_compile)
+        for i, change in zip(group, joined, strict=True):
+            changes[i] = change
+    return changes
 
 
 def update_rows(
@@ -114,8 +123,7 @@ def update_rows(
     slots: RuleState,
     rows: Rows,
     move: Move,
-    taken: Tensor,
-    step: Tensor,
+    scalars: Scalars,
     jit_compile: bool = True,
 ) -> None:
     """One step of `rule` for some rows of one variable. The others sleep, and cost nothing.
@@ -130,9 +138,8 @@ def update_rows(
         rows: the gradient, float32, of a static shape but for the number of rows; no row is longer than the
             last of `PAGES`.
         move: called for a page of rows. Where there are too few to fill it, the last one stands there several
-            times, and only the first of them has a direction that is not zero.
-        taken: as in `update`.
-        step: as in `update`.
+            times, and only the first of them has a change that is not zero.
+        scalars: what all variables share.
         jit_compile: whether XLA compiles the programs.
     """
     network = tf.nest.map_structure(tf.convert_to_tensor, network)
@@ -153,13 +160,13 @@ def update_rows(
         gradient = tf.ensure_shape(tf.gather(rows.values, places), [in_page, *rows.values.shape[1:]])
         old = flat(tf.nest.map_structure(lambda slot: gather(slot, indices, features(slot)), slots), size)
         flat_gradient = tf.reshape(gradient, [size])
-        direction, new = _padded(rule, network, [old], [flat_gradient], taken, step, jit_compile)
-        direction = tf.reshape(direction, gradient.shape)
+        [change], [new] = _padded(rule, network, [old], [flat_gradient], scalars, jit_compile)
+        change = tf.reshape(change, gradient.shape)
         mask = tf.reshape(repeated, [in_page] + [1] * (len(gradient.shape) - 1))
         for slot, value in zip(tf.nest.flatten(slots), tf.nest.flatten(new), strict=True):
             axes = features(slot)
             scatter(slot, indices, tf.reshape(value, [*slot.shape[:axes], *gradient.shape]), axes)
-        move(indices, tf.where(mask, tf.zeros_like(direction), direction))
+        move(indices, tf.where(mask, tf.zeros_like(change), change))
         return (begin + in_page,)
 
     tf.while_loop(lambda begin: begin < rows.count, turn, (tf.constant(0),), parallel_iterations=1)
@@ -211,8 +218,7 @@ def _update_one(
     network: Network,
     slots: RuleState,
     gradient: Tensor,
-    taken: Tensor,
-    step: Tensor,
+    scalars: Scalars,
     jit_compile: bool,
 ) -> Tensor:
     """A variable by itself, in place."""
@@ -221,7 +227,7 @@ def _update_one(
     handles = tf.nest.map_structure(lambda slot: slot.handle, slots)
     shapes = tuple(gradient.shape), _signature(network)
     program = _program(_update_in_place, (rule, _dtypes(slots)), shapes, jit_compile)
-    return program(network, handles, gradient, taken, step)
+    return program(network, handles, gradient, scalars)
 
 
 def _update_joined(
@@ -229,21 +235,19 @@ def _update_joined(
     network: Network,
     slots: list[RuleState],
     gradients: list[Tensor],
-    taken: Tensor,
-    step: Tensor,
+    scalars: Scalars,
     jit_compile: bool,
 ) -> list[Tensor]:
     """Several variables as if they were one."""
     sizes = [gradient.shape.num_elements() for gradient in gradients]
     states = [flat(slot, size) for slot, size in zip(slots, sizes, strict=True)]
     parts = [reshape(g, [size]) for g, size in zip(gradients, sizes, strict=True)]
-    direction, state = _padded(rule, network, states, parts, taken, step, jit_compile)
-    by_slot = zip(*map(tf.nest.flatten, slots), strict=True)
-    for variables, value in zip(by_slot, tf.nest.flatten(state), strict=True):
-        for variable, part in zip(variables, tf.split(value, sizes, axis=-1), strict=True):
-            variable.assign(reshape(part, variable.shape))
-    directions = tf.split(direction, sizes)
-    return [reshape(d, gradient.shape) for d, gradient in zip(directions, gradients, strict=True)]
+    changes, states = _padded(rule, network, states, parts, scalars, jit_compile)
+    for slot, state in zip(slots, states, strict=True):
+        pairs = zip(tf.nest.flatten(slot), tf.nest.flatten(state), strict=True)
+        for variable, value in pairs:
+            variable.assign(reshape(value, variable.shape))
+    return [reshape(change, g.shape) for change, g in zip(changes, gradients, strict=True)]
 
 
 def _padded(
@@ -251,23 +255,25 @@ def _padded(
     network: Network,
     states: list[RuleState],
     gradients: list[Tensor],
-    taken: Tensor,
-    step: Tensor,
+    scalars: Scalars,
     jit_compile: bool,
-) -> tuple[Tensor, RuleState]:
-    """The step of joined states, each [..., n], and gradients, each [n], in a page that holds them all."""
-    size = sum(gradient.shape[0] for gradient in gradients)
-    page = _page(size)
+) -> tuple[list[Tensor], list[RuleState]]:
+    """The step of states, each [..., n], and gradients, each [n], in a page that holds them all."""
+    sizes = [gradient.shape[0] for gradient in gradients]
+    used = sum(sizes)
+    sizes.append(_page(used) - used)
 
     def join(*parts: Tensor) -> Tensor:
-        zeros = tf.zeros([*parts[0].shape[:-1], page - size], parts[0].dtype)
+        zeros = tf.zeros([*parts[0].shape[:-1], sizes[-1]], parts[0].dtype)
         return tf.concat([*parts, zeros], axis=-1)
 
-    shapes = page, _dtypes(states[0]), _signature(network)
+    shapes = sum(sizes), _dtypes(states[0]), _signature(network)
     program = _program(_update_in_chunks, (rule,), shapes, jit_compile)
     state = tf.nest.map_structure(join, *states)
-    direction, state = program(network, state, join(*gradients), taken, step)
-    return direction[:size], tf.nest.map_structure(lambda tensor: tensor[..., :size], state)
+    change, state = program(network, state, join(*gradients), scalars)
+    by_slot = [tf.split(tensor, sizes, axis=-1)[:-1] for tensor in tf.nest.flatten(state)]
+    parts = [tf.nest.pack_sequence_as(state, list(values)) for values in zip(*by_slot, strict=True)]
+    return tf.split(change, sizes)[:-1], parts
 
 
 def _dtypes(state: RuleState) -> tuple[tf.DType, ...]:
@@ -295,57 +301,58 @@ def _update_in_place(
     network: Network,
     handles: RuleState,
     gradient: Tensor,
-    taken: Tensor,
-    step: Tensor,
+    scalars: Scalars,
 ) -> Tensor:
     """Reads and writes the variables of these handles and dtypes."""
     slots = zip(tf.nest.flatten(handles), dtypes, strict=True)
     values = [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in slots]
     state = tf.nest.pack_sequence_as(handles, values)
     shapes = [value.shape for value in values]
-    state = flat(state, gradient.shape.num_elements())
-    direction, state = _update_in_chunks(rule, network, state, tf.reshape(gradient, [-1]), taken, step)
+    size = gradient.shape.num_elements()
+    change, state = _update_in_chunks(rule, network, flat(state, size), tf.reshape(gradient, [size]), scalars)
     for handle, value, shape in zip(tf.nest.flatten(handles), tf.nest.flatten(state), shapes, strict=True):
         tf.raw_ops.AssignVariableOp(resource=handle, value=tf.reshape(value, shape))
-    return tf.reshape(direction, gradient.shape)
+    return tf.reshape(change, gradient.shape)
 
 
 def _update_in_chunks(
-    rule: Rule, network: Network, state: RuleState, gradient: Tensor, taken: Tensor, step: Tensor
+    rule: Rule, network: Network, state: RuleState, gradient: Tensor, scalars: Scalars
 ) -> tuple[Tensor, RuleState]:
     """`rule.update` on N coordinates, chunk by chunk."""
     bits = layout.mapped(state_types.as_bits, state)
-    direction, bits = _update_bits(rule, network, bits, gradient, taken, step)
-    return direction, layout.mapped(lambda new, old: state_types.from_bits(new, old.dtype), bits, state)
+    change, bits = _update_bits(rule, network, bits, gradient, scalars)
+    return change, layout.mapped(lambda new, old: state_types.from_bits(new, old.dtype), bits, state)
 
 
 def _update_bits(
-    rule: Rule, network: Network, state: RuleState, gradient: Tensor, taken: Tensor, step: Tensor
+    rule: Rule, network: Network, state: RuleState, gradient: Tensor, scalars: Scalars
 ) -> tuple[Tensor, RuleState]:
     """`_update_in_chunks`, on a state whose bfloat16 is there as bits."""
+    taken, step, rate = scalars
     size = gradient.shape[0]
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
     if size <= (WHOLE_ON_GPU if on_gpu else WHOLE):
         gradient = tf.where(taken, gradient, tf.zeros_like(gradient))
-        return _update_stored(rule, network, state, gradient, step, branch=not on_gpu)
+        direction, state = _update_stored(rule, network, state, gradient, step, branch=not on_gpu)
+        return rate * direction, state
     chunk = min(chunk_of(network), size)
 
-    def turn(begin: Tensor, direction: Tensor, state: RuleState) -> tuple[Tensor, Tensor, RuleState]:
+    def turn(begin: Tensor, change: Tensor, state: RuleState) -> tuple[Tensor, Tensor, RuleState]:
         # The last chunk reaches back over coordinates that are done. Those sleep, which keeps their state.
         start = tf.minimum(begin, size - chunk)
         done = start + tf.range(chunk) < begin
         part = tf.nest.map_structure(lambda tensor: _slice(tensor, start, chunk), state)
         read = tf.logical_and(taken, tf.logical_not(done))
         part_gradient = tf.where(read, _slice(gradient, start, chunk), 0.0)
-        part_direction, part = _update_stored(rule, network, part, part_gradient, step, branch=True)
-        part_direction = tf.where(done, _slice(direction, start, chunk), part_direction)
+        direction, part = _update_stored(rule, network, part, part_gradient, step, branch=True)
+        part_change = tf.where(done, _slice(change, start, chunk), rate * direction)
         write = functools.partial(_write, start=start)
-        return begin + chunk, write(direction, part_direction), tf.nest.map_structure(write, state, part)
+        return begin + chunk, write(change, part_change), tf.nest.map_structure(write, state, part)
 
-    _, direction, state = tf.while_loop(
+    _, change, state = tf.while_loop(
         lambda begin, *_: begin < size, turn, (tf.constant(0), tf.zeros_like(gradient), state)
     )
-    return direction, state
+    return change, state
 
 
 def _update_stored(
@@ -394,8 +401,9 @@ def _write(tensor: Tensor, part: Tensor, start: Tensor) -> Tensor:
 def temporary_bytes(sizes: Sequence[int], rule: Rule, network: Network) -> int:
     """About how much memory `update` needs at most besides state and gradients, on a CPU.
 
-    Directions and their multiples of the learning rate; three times the state of the pages of small variables
-    (joined, updated, split); and what two programs at once keep of gates, features, joined inputs and state.
+    Changes, before and after a cast to the variable's type; three times the state of the pages of small
+    variables (joined, updated, split); and what two programs at once keep of gates, features, joined inputs
+    and state.
     """
     totals = [sum(sizes[i] for i in group) for group in groups(sizes)]
     joined = sum(_page(total) for total in totals if total <= PAGES[-1])

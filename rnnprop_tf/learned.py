@@ -64,7 +64,7 @@ class Step(NamedTuple):
 class LearnedOptimizer(keras.optimizers.Optimizer):
     """Base class of RNNprop and DMOptimizer: state, updates, saving. Abstract; use one of the two.
 
-    A backend's subclass adds `_directions`, and what its own ways of training need.
+    A backend's subclass adds `_changes`, and what its own ways of training need.
 
     Attributes:
         network: the learned weights, float32 NumPy arrays.
@@ -394,36 +394,38 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _rest_variables(self, gradients: Sequence[Any], variables: Sequence[Any], taken: Tensor) -> None:
         """For the variables that have no gradient at all the step is no sleep: others may have their turn."""
-        rest = dict.fromkeys(range(len(self._slots)), taken)
-        for gradient, variable in zip(gradients, variables, strict=True):
-            rest[self._get_variable_index(variable)] = ops.logical_and(taken, self._is_zero(gradient))
+        rest = dict.fromkeys(range(len(self._slots)), ops.cast(taken, "float32"))
+        # Together, as a model may have hundreds of variables: each operation takes its time to trace.
+        resting = ops.cast(ops.logical_and(taken, self._are_zero(gradients)), "float32")
+        for rests, variable in zip(ops.unstack(resting, len(variables)), variables, strict=True):
+            rest[self._get_variable_index(variable)] = rests
         pairs = [(slots, rest[i]) for i, slots in enumerate(self._slots) if slots is not None]
         self._rest(*zip(*pairs, strict=True))
 
     def _rest(self, slots: Sequence[RuleState], resting: Sequence[Tensor]) -> None:
-        """Has the rule forget the step for each variable that rests, by a boolean scalar for each."""
+        """Has the rule forget the step for each variable that rests, for which there is a 1, others a 0."""
         for state, rests in zip(slots, resting, strict=True):
-            values = state.accumulators._make(map(ops.convert_to_tensor, state.accumulators))
-            for slot, old, new in zip(state.accumulators, values, self.rule.rested(values), strict=True):
-                if new is not old:
-                    slot.assign(ops.where(rests, new, old))
+            new = self.rule.rested(state.accumulators, rests)
+            for slot, value in zip(state.accumulators, new, strict=True):
+                if value is not slot:
+                    slot.assign(value)
 
-    def _is_zero(self, gradient: Any) -> Tensor:
-        """Whether all of it is zero, or so small that its squares are."""
-        return ops.equal(ops.sum(ops.square(gradient)), 0.0)
+    def _are_zero(self, gradients: Sequence[Any]) -> Tensor:
+        """For each whether all of it is zero, or so small that its squares are."""
+        return ops.equal(ops.stack([ops.sum(ops.square(gradient)) for gradient in gradients]), 0.0)
 
     def _are_usable(self, gradients: Sequence[Tensor]) -> Tensor:
         return ops.all(ops.stack([ops.all(_usable(gradient)) for gradient in gradients]))
 
     def _update_variables(self, gradients: Sequence[Tensor], variables: Sequence[Any], step: Step) -> None:
-        directions = self._directions([self._slots_of(v) for v in variables], gradients, step)
-        for variable, direction in zip(variables, directions, strict=True):
-            change = ops.cast(step.learning_rate * direction, variable.dtype)
+        changes = self._changes([self._slots_of(v) for v in variables], gradients, step)
+        for variable, change in zip(variables, changes, strict=True):
+            change = ops.cast(change, variable.dtype)
             if self._decays(variable):
                 change -= variable * ops.cast(step.decay, variable.dtype)
             self.assign_add(variable, change)
 
-    def _directions(
+    def _changes(
         self, slots: Sequence[RuleState], gradients: Sequence[Tensor], step: Step
     ) -> Sequence[Tensor]:
         """Runs the rule for several variables and writes their slots.
@@ -434,7 +436,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             step: the step. If it is not taken, no slot changes and the directions are zero.
 
         Returns:
-            The directions, each of its variable's shape.
+            The directions times the learning rate, float32, each of its variable's shape.
         """
         raise NotImplementedError("A backend of Keras has its own subclass, see `rnnprop_tf.backends`.")
 

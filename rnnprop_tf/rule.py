@@ -183,16 +183,17 @@ class Rule(ABC):
             The direction [N].
         """
 
-    def rested(self, accumulators: Accumulators) -> Accumulators:
+    def rested(self, accumulators: Accumulators, rests: Tensor) -> Accumulators:
         """What is kept for coordinates that a step is not to count for, as it was for others.
 
         A model whose variables take turns, or whose loss is at times zero, is not asleep.
 
         Args:
             accumulators: each [N].
+            rests: scalar of their dtype: 1 if the step does not count, 0 if it does.
 
         Returns:
-            The same, with no sleep for the step that was.
+            The same, with no sleep for the step that was, if that does not count.
         """
         return accumulators
 
@@ -503,9 +504,9 @@ class AnnealingRule(RNNpropRule):
         stands_for = ops.where(asleep, ops.minimum(slept + 1.0, self.LONGEST), 1.0)
         return seen._replace(scale=seen.scale * stands_for), new
 
-    def rested(self, accumulators: Accumulators) -> Accumulators:
-        last = accumulators.last
-        return accumulators._replace(last=ops.where(last > 0.0, last + 1.0, last))
+    def rested(self, accumulators: Accumulators, rests: Tensor) -> Accumulators:
+        # The sign is 0 before the first gradient, 1 after it.
+        return accumulators._replace(last=accumulators.last + rests * ops.sign(accumulators.last))
 
     def scale(self, accumulators: Accumulators, step: Tensor) -> Tensor:
         past = ops.sqrt(accumulators.u) + self.epsilon

@@ -68,6 +68,16 @@ def test_what_fit_leaves_of_schedule_free_is_the_average():
     np.testing.assert_allclose(again.curve["loss"], run.curve["loss"], rtol=1e-5)
 
 
+def test_schedule_free_takes_the_gradients_of_an_embedding():
+    tables = [keras.Variable(np.ones((4, 2), "float32")) for _ in range(2)]
+    for table, sparse in zip(tables, (True, False), strict=True):
+        gradient = tf.IndexedSlices(tf.ones((3, 2)), [1, 3, 3], (4, 2))
+        optimizer = rivals.ScheduleFreeAdamW(0.1)
+        optimizer.apply([gradient if sparse else tf.convert_to_tensor(gradient)], [table])
+    np.testing.assert_array_equal(*tables)
+    assert (tables[0].numpy()[[1, 3]] < 1.0).all()
+
+
 def test_the_averaged_adamw_keeps_rnnprop_s_average():
     variable = keras.Variable(START)
     optimizer = rivals.AveragedAdamW(lambda: 0.1)

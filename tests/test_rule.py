@@ -261,11 +261,12 @@ def test_a_variable_that_rested_has_not_slept() -> None:
     kept = rule.initial_state(random_network(Architecture(), seed=18), 2, "float64").accumulators
     _, kept = rule.observe(kept, np.array([1.0, 0.0]), np.float64(1.0))
     for _ in range(9):
-        kept = rule.rested(kept)
+        kept = rule.rested(kept, np.float64(1.0))
+    assert_array_equal(rule.rested(kept, np.float64(0.0)).last, kept.last)
     assert_array_equal(kept.last, [10.0, 0.0])
     seen, _ = rule.observe(kept, np.array([1.0, 1.0]), np.float64(11.0))
     assert_array_equal(seen.scale, [1.0, 1.0])
-    assert RNNpropRule().rested(kept) is kept
+    assert RNNpropRule().rested(kept, np.float64(1.0)) is kept
 
 
 def test_gaps_of_float32_are_no_sleep() -> None:

@@ -53,7 +53,7 @@ class BackendOptimizer(LearnedOptimizer):
         for variable in trainable_variables:
             variable.assign(jnp.copy(variable.value))
 
-    def _directions(
+    def _changes(
         self, slots: Sequence[RuleState], gradients: Sequence[Tensor], step: Step
     ) -> Sequence[Tensor]:
         slots = list(slots)
@@ -61,7 +61,7 @@ class BackendOptimizer(LearnedOptimizer):
         run = _update if self.jit_compile is False else _compiled_update
         directions, states = run(self.rule, self.network, states, list(gradients), step.taken, step.number)
         jax.tree.map(lambda slot, value: slot.assign(value), slots, states)
-        return directions
+        return [step.learning_rate * direction for direction in directions]
 
 
 def forward(model: keras.Model) -> Callable[[Any], None]:

@@ -136,21 +136,21 @@ class BackendOptimizer(LearnedOptimizer):
             large = [math.prod(state.accumulators[0].shape) > compute.PAGES[-1] for state in slots]
             for (state, rests), alone in zip(pairs, large, strict=True):
                 if alone:
-                    tf.cond(rests, functools.partial(rest, [state], [rests]), lambda: None)
+                    tf.cond(rests > 0.0, functools.partial(rest, [state], [rests]), lambda: None)
                 else:
                     rest([state], [rests])
 
-        tf.cond(tf.reduce_any(tf.stack(resting)), rest_those, lambda: None)
+        tf.cond(tf.reduce_any(tf.stack(resting) > 0.0), rest_those, lambda: None)
 
-    def _is_zero(self, gradient: Tensor | Rows) -> Tensor:
+    def _are_zero(self, gradients: Sequence[Tensor | Rows]) -> Tensor:
         # As in `_are_usable`, so that a graph has it once.
-        return tf.equal(tf.nn.l2_loss(_values(gradient)), 0.0)
+        return tf.equal(tf.stack([tf.nn.l2_loss(_values(gradient)) for gradient in gradients]), 0.0)
 
     def _update_variables(
         self, gradients: Sequence[Tensor | Rows], variables: Sequence[tf.Variable], step: Step
     ) -> None:
         pairs = list(zip(gradients, variables, strict=True))
-        dense = [(tf.ensure_shape(g, v.shape), v) for g, v in pairs if not isinstance(g, Rows)]
+        dense = [(_of_shape(g, v.shape), v) for g, v in pairs if not isinstance(g, Rows)]
         if dense:
             super()._update_variables([g for g, _ in dense], [v for _, v in dense], step)
         for gradient, variable in pairs:
@@ -161,22 +161,19 @@ class BackendOptimizer(LearnedOptimizer):
         if self._decays(variable):
             variable.assign_sub(variable * tf.cast(step.decay, variable.dtype))
 
-        def move(indices: Tensor, direction: Tensor) -> None:
-            change = tf.cast(step.learning_rate * direction, variable.dtype)
-            variable.scatter_add(tf.IndexedSlices(change, indices))
+        def move(indices: Tensor, change: Tensor) -> None:
+            variable.scatter_add(tf.IndexedSlices(tf.cast(change, variable.dtype), indices))
 
         slots = layout.mapped(lambda slot: slot.value, self._slots_of(variable))
-        compute.update_rows(
-            self.rule, self.network, slots, gradient, move, step.taken, step.number, self._compiles()
-        )
+        scalars = compute.Scalars(step.taken, step.number, step.learning_rate)
+        compute.update_rows(self.rule, self.network, slots, gradient, move, scalars, self._compiles())
 
-    def _directions(
+    def _changes(
         self, slots: Sequence[RuleState], gradients: Sequence[Tensor], step: Step
     ) -> Sequence[Tensor]:
         slots = [layout.mapped(lambda slot: slot.value, slot) for slot in slots]
-        return compute.update(
-            self.rule, self.network, slots, gradients, step.taken, step.number, self._compiles()
-        )
+        scalars = compute.Scalars(step.taken, step.number, step.learning_rate)
+        return compute.update(self.rule, self.network, slots, gradients, scalars, self._compiles())
 
     def _compiles(self) -> bool:
         return compute.compiles() if self.jit_compile == "auto" else bool(self.jit_compile)
@@ -226,6 +223,11 @@ def _sparse(gradient: tf.IndexedSlices, variable: keras.Variable) -> bool:
     rows, *row = variable.shape
     given = gradient.values.shape[0]
     return 0 < math.prod(row) <= compute.PAGES[-1] and (given is None or given < rows)
+
+
+def _of_shape(gradient: Tensor, shape: tf.TensorShape) -> Tensor:
+    """The gradient, whose shape TensorFlow may not have known."""
+    return gradient if gradient.shape == shape else tf.ensure_shape(gradient, shape)
 
 
 def _summed(strategy: tf.distribute.Strategy, *values: Any) -> list[Any]:

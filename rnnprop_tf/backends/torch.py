@@ -52,7 +52,7 @@ class BackendOptimizer(LearnedOptimizer):
 
     # Also within a compiled model, which would be hundreds of operations longer for each chunk.
     @torch.compiler.disable
-    def _directions(
+    def _changes(
         self, slots: Sequence[RuleState], gradients: Sequence[Tensor], step: Step
     ) -> Sequence[Tensor]:
         network = tree.map_structure(ops.convert_to_tensor, self.network)
@@ -77,7 +77,10 @@ class BackendOptimizer(LearnedOptimizer):
                 layout.mapped(lambda old, value: old.copy_(value), states[i], new)
             for i, part in zip(group, torch.split(direction, counts), strict=True):
                 flat[i] = part
-        return [part.reshape(gradient.shape) for part, gradient in zip(flat, gradients, strict=True)]
+        return [
+            step.learning_rate * part.reshape(gradient.shape)
+            for part, gradient in zip(flat, gradients, strict=True)
+        ]
 
 
 def forward(model: keras.Model) -> Callable[[Any], None]:

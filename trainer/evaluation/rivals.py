@@ -82,6 +82,7 @@ class ScheduleFreeAdamW(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
         k = self._get_variable_index(variable)
+        gradient = ops.add(gradient, ops.zeros_like(variable))  # An embedding's is sparse.
         step = ops.cast(self.iterations + 1, "float32")
         warm = ops.minimum(step / max(self.warmup_steps, 1), 1.0)
         y = ops.convert_to_tensor(variable)
