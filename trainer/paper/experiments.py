@@ -78,6 +78,9 @@ def replicate(name: str, seed: int) -> str:
     return f"{name}-seed{seed}"
 
 
+OTHER_SEEDS = (replicate(DEFAULT, 1), replicate(DEFAULT, 2))
+"""The default weights from other seeds of meta-training."""
+
 OTHER_OPTIMIZEES, OTHER_OPTIMIZEES_STEPS = (RELU, DEPTHS[2]), 2_000
 """In place of the other optimizees that section 5.1 says to have been run for longer, without naming them."""
 FIGURE_9_STEPS = 1_000
@@ -160,6 +163,9 @@ BEYOND: dict[str, tuple[Block, ...]] = {
             for steps in LONG_RUN_STEPS
             for task in LONG_RUN_TASKS
         ),
+    ),
+    "default-weights-seeds": tuple(
+        _block(task, (DEFAULT, *OTHER_SEEDS, *TRADITIONAL))._replace(runs=6) for task in PAPER_TASKS
     ),
     "keras-models": _keras_models(VALIDATION),
     "keras-models-test": _keras_models(TEST),

@@ -74,6 +74,9 @@ SECTIONS: Mapping[str, Section] = {
     "default-weights": Section(
         f"{', '.join(OURS)} on the 22 tasks and on longer runs", default_weights_tables.default_weights
     ),
+    "default-weights-seeds": Section(
+        "The default weights from other seeds of meta-training", default_weights_tables.other_seeds
+    ),
     "keras-models": Section(
         "Keras models by which weights are chosen",
         keras_models_tables.validation_models,
@@ -107,7 +110,12 @@ class Page(NamedTuple):
 
 PAGES = (
     Page(PAPER_PAGE, "The paper's experiments", tuple(PAPER)),
-    Page(DEFAULT_WEIGHTS_PAGE, "The default weights on the paper's tasks", ("default-weights",), OURS),
+    Page(
+        DEFAULT_WEIGHTS_PAGE,
+        "The default weights on the paper's tasks",
+        ("default-weights", "default-weights-seeds"),
+        OURS,
+    ),
     Page(
         KERAS_MODELS_PAGE,
         "The default weights on Keras models",
