@@ -93,7 +93,7 @@ def temporary_bytes(sizes: Sequence[int], rule: Rule, network: Network, joined: 
     """About how much memory a step needs at most besides state and gradients.
 
     Args:
-        sizes: numbers of coordinates of the variables, for the directions and their multiples.
+        sizes: numbers of coordinates of the variables, for the changes, before and after a cast.
         rule: the rule.
         network: its weights.
         joined: coordinates of small variables, whose state is there three times: joined, updated, split.

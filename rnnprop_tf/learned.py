@@ -403,11 +403,16 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self._rest(*zip(*pairs, strict=True))
 
     def _rest(self, slots: Sequence[RuleState], resting: Sequence[Tensor]) -> None:
-        """Has the rule forget the step for each variable that rests, for which there is a 1, others a 0."""
+        """Has the rule forget the step for the variables that rest.
+
+        Args:
+            slots: one per variable.
+            resting: float32 scalars, 1 for a variable that rests, else 0.
+        """
         for state, rests in zip(slots, resting, strict=True):
             new = self.rule.rested(state.accumulators, rests)
             for slot, value in zip(state.accumulators, new, strict=True):
-                if value is not slot:
+                if value is not slot:  # The rule has changed it.
                     slot.assign(value)
 
     def _are_zero(self, gradients: Sequence[Any]) -> Tensor:
@@ -433,7 +438,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         Args:
             slots: one per variable.
             gradients: one per variable, float32.
-            step: the step. If it is not taken, no slot changes and the directions are zero.
+            step: the step. If it is not taken, no slot changes and the results are zero.
 
         Returns:
             The directions times the learning rate, float32, each of its variable's shape.

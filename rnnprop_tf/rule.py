@@ -189,11 +189,11 @@ class Rule(ABC):
         A model whose variables take turns, or whose loss is at times zero, is not asleep.
 
         Args:
-            accumulators: each [N].
+            accumulators: tensors or variables of any shape.
             rests: scalar of their dtype: 1 if the step does not count, 0 if it does.
 
         Returns:
-            The same, with no sleep for the step that was, if that does not count.
+            The same objects but for those that such a step changes, which have no sleep for it.
         """
         return accumulators
 

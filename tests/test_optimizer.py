@@ -303,6 +303,23 @@ def test_variables_of_one_shape_and_networks_of_one_size_share_a_program(monkeyp
         assert programs() - before == 2
 
 
+def test_a_program_does_not_remember_the_variable_of_a_learning_rate(monkeypatch):
+    for size in ("WHOLE", "CHUNK"):  # A loop would.
+        monkeypatch.setattr(compute, size, 7)
+    monkeypatch.setattr(compute, "PAGES", (0,))
+
+    def moved(number):
+        rate, variable = tf.Variable(number), keras.Variable(np.ones((2, 5), "float32"))
+        optimizer = RNNprop(lambda: rate, network=random_network(), beta_1=0.322)
+        stepper(optimizer, [variable], "graph")(tf.ones((2, 5)))
+        return variable.numpy() - 1.0
+
+    first = moved(0.25)
+    gc.collect()
+    np.testing.assert_allclose(moved(0.5), 2.0 * first, rtol=1e-6)
+    assert first.any()
+
+
 @pytest.mark.filterwarnings("error", "ignore:Gradients do not exist")
 def test_another_set_of_variables_compiles_nothing_and_nothing_warns(caplog):
     """Heads that take turns: which variables have a gradient changes with each step."""

@@ -165,15 +165,13 @@ class BackendOptimizer(LearnedOptimizer):
             variable.scatter_add(tf.IndexedSlices(tf.cast(change, variable.dtype), indices))
 
         slots = layout.mapped(lambda slot: slot.value, self._slots_of(variable))
-        scalars = compute.Scalars(step.taken, step.number, step.learning_rate)
-        compute.update_rows(self.rule, self.network, slots, gradient, move, scalars, self._compiles())
+        compute.update_rows(self.rule, self.network, slots, gradient, move, _scalars(step), self._compiles())
 
     def _changes(
         self, slots: Sequence[RuleState], gradients: Sequence[Tensor], step: Step
     ) -> Sequence[Tensor]:
         slots = [layout.mapped(lambda slot: slot.value, slot) for slot in slots]
-        scalars = compute.Scalars(step.taken, step.number, step.learning_rate)
-        return compute.update(self.rule, self.network, slots, gradients, scalars, self._compiles())
+        return compute.update(self.rule, self.network, slots, gradients, _scalars(step), self._compiles())
 
     def _compiles(self) -> bool:
         return compute.compiles() if self.jit_compile == "auto" else bool(self.jit_compile)
@@ -223,6 +221,11 @@ def _sparse(gradient: tf.IndexedSlices, variable: keras.Variable) -> bool:
     rows, *row = variable.shape
     given = gradient.values.shape[0]
     return 0 < math.prod(row) <= compute.PAGES[-1] and (given is None or given < rows)
+
+
+def _scalars(step: Step) -> compute.Scalars:
+    # A learning rate may be a variable still. A program would remember it, for models to come too.
+    return compute.Scalars(step.taken, step.number, tf.convert_to_tensor(step.learning_rate))
 
 
 def _of_shape(gradient: Tensor, shape: tf.TensorShape) -> Tensor:
