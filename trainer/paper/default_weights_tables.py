@@ -56,11 +56,11 @@ def other_seeds(results: Results) -> str:
     tasks_and_steps = [(block.task, block.steps) for block in BEYOND["default-weights-seeds"]]
     parts = [f"Trained as {DEFAULT} was, which was chosen among the three seeds by other tasks."]
     for name in OTHER_SEEDS:
-        parts += [
+        parts += (
             f"### {name} against the best traditional optimizer",
             scorecard(results, name, tasks_and_steps),
-        ]
-        parts.append(relative(results, name, DEFAULT, tasks_and_steps))
+            relative(results, name, DEFAULT, tasks_and_steps),
+        )
     return "\n\n".join(parts)
 
 
