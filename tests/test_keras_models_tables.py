@@ -1,9 +1,10 @@
 """Tables and figures of Keras models read what was run."""
 
 import numpy as np
+from made_runs import cells
 
 from trainer.evaluation.fit_runner import COLUMNS
-from trainer.evaluation.results import Cell, Results
+from trainer.evaluation.results import TUNING_SEED, Cell, Results
 from trainer.paper import experiments, keras_models_tables, plots
 
 
@@ -63,3 +64,45 @@ def test_tables_and_figures_read_what_was_run(tmp_path):
         axes.lines[0].get_xydata(), np.stack([curve["seconds"], curve["validation_loss"]], axis=1)
     )
     assert plots.png(figure).startswith(b"\x89PNG")
+
+
+def test_mean_ratios_to_the_best_tuned(tmp_path):
+    results = Results(str(tmp_path))
+    blocks = [block for block in experiments.BEYOND["keras-models-test"] if block.steps == 200]
+    first, second = (block.task for block in blocks[:2])
+    # Learning rates tried, with their losses; the first is the one that is tuned.
+    tried = {"adam": {0.1: 0.2, 0.2: 0.4}, "muon-cosine": {0.1: 0.2, 0.2: np.inf}}
+
+    curve = {name: np.ones(2) for name in COLUMNS}
+
+    def add(task, name, losses, rate, seed=0):
+        results.add(Cell(task, name, "", rate, 200), [seed], losses, [3.0], [curve])
+
+    def row(name):
+        text = keras_models_tables.test_models(results)
+        return cells(text[text.index("Geometric mean over the models") :].split("\n\n")[1], name)[0]
+
+    def run(task, best):
+        for name in experiments.KERAS_MODEL_BASELINES[1:]:
+            for rate, loss in tried.get(name, {0.1: 0.3}).items():
+                add(task, name, [loss * best], rate, TUNING_SEED)
+            add(task, name, [next(iter(tried.get(name, {0.1: 0.3}).values())) * best], 0.1)
+        add(task, experiments.DEFAULT, [0.8 * best], 0.1)
+
+    for block in blocks[1:]:
+        run(block.task, 1.0)
+    assert row(experiments.DEFAULT) == "not run"
+    assert row("adam at one rate") == "not run"
+    run(first, 1e-9)
+    # Of the first model all losses are below what counts.
+    others = (len(blocks) - 1) / len(blocks)
+    assert row(experiments.DEFAULT) == f"{4.0**others:.2f}"
+    assert row("adam") == "1.00"
+    assert row(experiments.LARGE) == "not run"
+    assert row("adam at one rate") == "1.00 (0.1)"
+    assert row("schedule-free at one rate") == f"{1.5**others:.2f} (0.1)"
+    # One rate is one that was tried on all models, with the lowest mean there.
+    gone = Cell(second, "adam", "", 0.1, 200)
+    results.rows = [one for one in results.rows if one.cell != gone]
+    add(second, "adam", [0.2], 0.3)
+    assert row("adam at one rate") == f"{2.0**others:.2f} (0.2)"

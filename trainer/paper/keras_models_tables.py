@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from trainer.evaluation.block import Block
 from trainer.evaluation.markdown import NOT_RUN, mean, median, number, rate, table
 from trainer.evaluation.results import Results
-from trainer.evaluation.summary import Summary, reported, summary
+from trainer.evaluation.summary import Summary, reported, summary, tuning
 from trainer.paper.experiments import (
     ADAM_DEFAULT,
     BEYOND,
@@ -24,6 +26,9 @@ from trainer.paper.tables import relative
 
 NEAR = 1.1
 """Up to this ratio a mean counts as near that of a tuned optimizer."""
+
+SMALLEST = 1e-6
+"""Losses below it count as that in ratios: what is left of them is rounding."""
 
 NAMES, LEARNED = KERAS_MODEL_OPTIMIZERS, KERAS_MODEL_LEARNED
 TUNED = KERAS_MODEL_BASELINES[1:]
@@ -83,6 +88,7 @@ def keras_models(results: Results, experiment: str) -> str:
         (
             PREFACE,
             _near_baselines(every),
+            _beside_the_best(results, every),
             losses("mean final training loss [95 % interval]", NAMES, lambda one, name: mean(one[name])),
             losses("ratio of the mean final training loss to tuned adam's", LEARNED, _ratio_to_adam),
             losses("median final training loss", NAMES, lambda one, name: median(one[name])),
@@ -132,6 +138,61 @@ def _near_baselines(found: Mapping[Block, Mapping[str, Summary | None]]) -> str:
             rows.append([name, f"{steps:,}", *counts])
     header = ["optimizer", "steps", *columns]
     return f"On how many models the mean final training loss is low:\n\n{table(header, rows)}"
+
+
+def _beside_the_best(results: Results, found: Mapping[Block, Mapping[str, Summary | None]]) -> str:
+    """Geometric means of ratios to the best tuned optimizer, of the tuned ones also at one rate for all."""
+    tuned, at_one_rate = ({name: [f"{name}{at}"] for name in NAMES} for at in ("", " at one rate"))
+    for steps in KERAS_MODEL_RUNS:
+        models = {block: one for block, one in found.items() if block.steps == steps}
+        best = {block: loss for block, one in models.items() if (loss := _best_tuned(one)) is not None}
+        if len(best) < len(models):
+            best = {}
+        for name in NAMES:
+            losses = {block: one.mean for block in best if (one := models[block][name])}
+            tuned[name].append(_mean_ratio(losses, best))
+        for name in TUNED:
+            at_one_rate[name].append(_at_one_rate(results, name, best))
+    rows = [*tuned.values(), *(at_one_rate[name] for name in TUNED)]
+    header = ["optimizer", *(f"{steps:,} steps" for steps in KERAS_MODEL_RUNS)]
+    return (
+        "Geometric mean over the models of the ratio of the mean final training loss to that of the best "
+        f"tuned optimizer; losses below {SMALLEST:g} count as that. At one rate: of those that tuning tried "
+        "on all of the models, one run each, the rate of the lowest such mean, in brackets. It is chosen "
+        f"afterwards, on these models.\n\n{table(header, rows)}"
+    )
+
+
+def _best_tuned(found: Mapping[str, Summary | None]) -> float | None:
+    """The lowest mean final loss of the tuned optimizers on a model; None where not all are run."""
+    means = [one.mean for name in TUNED if (one := found[name])]
+    return min(means) if len(means) == len(TUNED) else None
+
+
+def _mean_ratio(losses: Mapping[Block, float], best: Mapping[Block, float]) -> str:
+    if not best or set(losses) != set(best):
+        return NOT_RUN
+    return f"{_geometric_mean_ratio(losses, best):.2f}"
+
+
+def _geometric_mean_ratio(losses: Mapping[Block, float], best: Mapping[Block, float]) -> float:
+    """NaN or infinity if a loss is."""
+    ratios = [max(losses[block], SMALLEST) / max(best[block], SMALLEST) for block in best]
+    return float(np.exp(np.mean(np.log(ratios))))
+
+
+def _at_one_rate(results: Results, name: str, best: Mapping[Block, float]) -> str:
+    """What the best single learning rate of those that tuning tried on all models leads to, and that rate."""
+    tried = {block: tuning(results, block.task, block.steps, name) for block in best}
+    common = set.intersection(*map(set, tried.values())) if tried else set()
+    ratios = {
+        one: _geometric_mean_ratio({block: tried[block][one] for block in best}, best) for one in common
+    }
+    finite = {one: ratio for one, ratio in ratios.items() if math.isfinite(ratio)}
+    if not finite:
+        return NOT_RUN
+    chosen = min(finite, key=finite.__getitem__)
+    return f"{finite[chosen]:.2f} ({chosen:.3g})"
 
 
 def _within(ours: Summary, theirs: Sequence[Summary], most: float) -> bool:
