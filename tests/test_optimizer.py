@@ -293,6 +293,26 @@ def test_second_step_traces_and_compiles_nothing():
     assert counts[0] == counts[1] == counts[2]
 
 
+@pytest.mark.parametrize("build_first", [True, False])
+def test_fit_traces_a_training_step_once(build_first):
+    steps = []
+
+    class Watched(keras.Model):
+        def train_step(self, data):
+            steps.append(data)
+            return super().train_step(data)
+
+    inputs = keras.Input((3,))
+    model = Watched(inputs, keras.layers.Dense(1)(inputs))
+    optimizer = RNNprop(network=random_network())
+    if build_first:
+        optimizer.build(model.trainable_variables)
+    model.compile(optimizer, "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 1)), batch_size=2, epochs=2, verbose=0)
+    assert len(steps) == 1
+    assert int(optimizer.iterations) == 4
+
+
 def test_variables_of_one_shape_and_networks_of_one_size_share_a_program(monkeypatch):
     monkeypatch.setattr(compute, "PAGES", (0,))
     before = programs()

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
+from tensorflow.python.ops.resource_variable_ops import default_variable_creator_v2
 
 from rnnprop_tf import averaging, compute, layout
 from rnnprop_tf.compute import temporary_bytes
@@ -28,7 +29,7 @@ class BackendOptimizer(LearnedOptimizer):
     def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
         """See `keras.optimizers.Optimizer`."""
         # A distributed loop in a tf.function may build on its first call; without this Keras fails there.
-        with tf.init_scope():
+        with tf.init_scope(), tf.variable_creator_scope(_created_at_once):
             return super().add_variable(*args, **kwargs)
 
     @tf.autograph.experimental.do_not_convert  # AutoGraph would take most of the tracing time.
@@ -175,6 +176,16 @@ class BackendOptimizer(LearnedOptimizer):
 
     def _compiles(self) -> bool:
         return compute.compiles() if self.jit_compile == "auto" else bool(self.jit_compile)
+
+
+def _created_at_once(next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
+    """Creates a variable without telling the tf.function that is being traced, if one is.
+
+    It would trace all of the step a second time, the model too: the first step is the one that creates slots.
+    """
+    if tf.distribute.has_strategy():  # Its variables are not of this kind.
+        return next_creator(**kwargs)
+    return default_variable_creator_v2(None, **kwargs)
 
 
 def forward(model: keras.Model) -> Callable[[Any], None]:
