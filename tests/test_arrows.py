@@ -128,7 +128,7 @@ ALLOWED = {
     " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments",
     "trainer.paper.default_weights_tables": "trainer.evaluation.markdown trainer.evaluation.results"
     " trainer.evaluation.summary trainer.paper.experiments trainer.paper.tables",
-    "trainer.paper.keras_models_tables": "trainer.evaluation.block trainer.evaluation.markdown"
+    "trainer.paper.keras_models_tables": "numpy trainer.evaluation.block trainer.evaluation.markdown"
     " trainer.evaluation.results trainer.evaluation.summary trainer.paper.experiments trainer.paper.tables",
     "trainer.paper.races_tables": "numpy trainer.evaluation.arrival trainer.evaluation.block"
     " trainer.evaluation.markdown trainer.evaluation.results trainer.evaluation.summary"
