@@ -29,7 +29,9 @@ class BackendOptimizer(LearnedOptimizer):
     def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
         """See `keras.optimizers.Optimizer`."""
         # A distributed loop in a tf.function may build on its first call; without this Keras fails there.
-        with tf.init_scope(), tf.variable_creator_scope(_created_at_once):
+        traced = tf.inside_function()
+        creator = tf.variable_creator_scope(_created_at_once) if traced else contextlib.nullcontext()
+        with tf.init_scope(), creator:
             return super().add_variable(*args, **kwargs)
 
     @tf.autograph.experimental.do_not_convert  # AutoGraph would take most of the tracing time.
@@ -179,7 +181,7 @@ class BackendOptimizer(LearnedOptimizer):
 
 
 def _created_at_once(next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
-    """Creates a variable without telling the tf.function that is being traced, if one is.
+    """Creates a variable without telling the tf.function that is being traced, nor other creators.
 
     It would trace all of the step a second time, the model too: the first step is the one that creates slots.
     """
